@@ -1,0 +1,112 @@
+"""The exceptions of `funnel`: every error says what came, what was needed, what to do.
+
+Each has two parents, so that callers may catch ours or Python's own::
+
+    FunnelError
+    ├── InvalidArgumentError   ValueError        an argument's value is unusable
+    │   ├── DimensionError                       wrong width or number of axes
+    │   ├── NonFiniteError                       NaN or infinity in vectors
+    │   ├── ZeroVectorError                      a zero vector has no direction (cosine)
+    │   ├── DuplicateIdError                     an id given twice
+    │   └── CascadeError                         stages that cannot follow each other
+    ├── InvalidTypeError       TypeError         an argument of an unusable type
+    ├── UnknownIdError         LookupError       an id that the index does not hold
+    ├── IndexNotFoundError     FileNotFoundError nothing at that path
+    ├── IndexExistsError       FileExistsError   something is already at that path
+    ├── NotAnIndexError        OSError           the path holds something else
+    ├── CorruptIndexError      OSError           an index whose bytes are not what was written
+    ├── FormatVersionError     OSError           written by a newer version
+    ├── StorageError           OSError           the disk refused
+    ├── ClosedError            ValueError        the handle was closed
+    └── BuilderMissingError    ImportError       the asked graph builder is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FunnelError(Exception):
+    """Parent of every error that `funnel` raises on purpose."""
+
+
+class InvalidArgumentError(FunnelError, ValueError):
+    """An argument's value is unusable."""
+
+
+class DimensionError(InvalidArgumentError):
+    """Vectors of the wrong width, or arrays with the wrong number of axes."""
+
+
+class NonFiniteError(InvalidArgumentError):
+    """NaN or infinity where a finite number is needed."""
+
+
+class ZeroVectorError(InvalidArgumentError):
+    """A zero vector under a metric that needs a direction."""
+
+
+class DuplicateIdError(InvalidArgumentError):
+    """An id that was given more than once."""
+
+
+class CascadeError(InvalidArgumentError):
+    """Stages that cannot follow each other, or do not fit the index."""
+
+
+class InvalidTypeError(FunnelError, TypeError):
+    """An argument of a type that cannot be used."""
+
+
+class UnknownIdError(FunnelError, LookupError):
+    """An id that the index does not hold."""
+
+
+class IndexNotFoundError(FunnelError, FileNotFoundError):
+    """Nothing is at the given path."""
+
+
+class IndexExistsError(FunnelError, FileExistsError):
+    """Something is already at the path where an index was to be made."""
+
+
+class NotAnIndexError(FunnelError, OSError):
+    """The path holds something that is not a funnel index."""
+
+
+class CorruptIndexError(FunnelError, OSError):
+    """The bytes of an index are not the bytes that were written."""
+
+
+class FormatVersionError(FunnelError, OSError):
+    """The index was written by a newer version of the format."""
+
+
+class StorageError(FunnelError, OSError):
+    """The disk refused to store or to read."""
+
+
+class ClosedError(FunnelError, ValueError):
+    """The handle was closed."""
+
+
+class BuilderMissingError(FunnelError, ImportError):
+    """The asked graph builder is not installed."""
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`, else raise and name the nearest one."""
+    options = tuple(choices)
+    if isinstance(value, str) and value in options:
+        return value
+    listed = ", ".join(repr(option) for option in options)
+    if not isinstance(value, str):
+        raise InvalidTypeError(
+            f"{name} must be one of {listed}, not {type(value).__name__} {value!r}"
+        )
+    near = difflib.get_close_matches(value, options, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InvalidArgumentError(
+        f"unknown {name} {value!r}: choose one of {listed}{hint}"
+    )

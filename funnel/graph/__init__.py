@@ -1,0 +1,1 @@
+"""Graphs: built by hnswlib or faiss, handed on as plain arrays."""

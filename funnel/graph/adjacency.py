@@ -1,0 +1,71 @@
+"""What a walk needs besides the links: where to start, and that every node is reached.
+
+Arrays in, arrays out; builds no graph (`build.py`) and walks none (`kernels/walk.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.graph.build import Links
+from funnel.kernels.jit import kernel
+from funnel.kernels.types import Array
+
+MAX_ENTRIES = 1024
+Int32s = npt.NDArray[np.int32]
+
+
+def choose_entries(links: Links) -> Int32s:
+    """Return the nodes where a walk may start: the lowest upper level that is small.
+
+    A scan of their codes, some 3 µs for 1,000, replaces HNSW's descent: in tight
+    clusters a descent from one entry point ends in the wrong one.
+    """
+    highest = int(links.levels.max())
+    for level in range(1, highest + 1):
+        nodes = np.flatnonzero(links.levels >= level)
+        if len(nodes) <= MAX_ENTRIES:
+            return nodes.astype(np.int32)
+    step = max(1, len(links.levels) // MAX_ENTRIES)
+    return np.arange(0, len(links.levels), step, dtype=np.int32)[:MAX_ENTRIES]
+
+
+@kernel
+def mark_reached(neighbours: Array, starts: Array, reached: Array, queue: Array) -> int:
+    """Mark all nodes that links lead to from `starts`; return how many there are.
+
+    Parameters
+    ----------
+    neighbours : (n, g) int32
+    starts : (e,) int32
+    reached : (n,) bool, out
+    queue : (n,) int32, scratch
+    """
+    size = 0
+    for i in range(len(starts)):
+        if not reached[starts[i]]:
+            reached[starts[i]] = True
+            queue[size] = starts[i]
+            size += 1
+    at = 0
+    while at < size:
+        links = neighbours[queue[at]]
+        at += 1
+        for j in range(len(links)):
+            node = links[j]
+            if node < 0:
+                break
+            if not reached[node]:
+                reached[node] = True
+                queue[size] = node
+                size += 1
+    return size
+
+
+def unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
+    """Return the nodes that no walk from any of `entries` can find."""
+    n = len(neighbours)
+    reached = np.zeros(n, np.bool_)
+    mark_reached(neighbours, entries, reached, np.empty(n, np.int32))
+    return np.flatnonzero(~reached).astype(np.int32)

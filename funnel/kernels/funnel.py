@@ -1,0 +1,272 @@
+"""The funnel: prepare a query, find its shortlist, rerank it stage by stage.
+
+Arrays and numbers only. One compiled kernel serves every cascade; `search.py` lays
+out its arguments and calls it, once for each thread.
+
+q = queries, d = full dims, n = rows, v = nodes, k = answers, r = records of the trace
+(record 0 is the walk or scan, record i the i-th stage).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from funnel.kernels.jit import kernel, ticks
+from funnel.kernels.query import layer_norm, norm, project, quantise
+from funnel.kernels.rerank import (
+    extend,
+    extend_with_squares,
+    keep_largest,
+    pack,
+    renormalise,
+    select,
+)
+from funnel.kernels.types import Array
+from funnel.kernels.walk import NODE_BITS, NODE_MASK, best_entry, scan, walk
+
+# Columns of a trace record.
+ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
+# Places in `knobs`.
+EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, LAYER_NORM = 0, 1, 2, 3, 4, 5, 6
+KNOBS = 7
+
+
+@kernel
+def prepare(raw: Array, query: Array, by_norm: bool, transformed: bool) -> np.float32:
+    """Copy a query, transform it and scale it to unit norm.
+
+    Returns what its scores are multiplied by: 1, or its norm under inner product.
+    """
+    query[:] = raw
+    if transformed:
+        layer_norm(query)
+    full = norm(query)
+    if full > 0:
+        for j in range(len(query)):
+            query[j] = np.float32(np.float64(query[j]) / full)
+    return np.float32(full) if by_norm else np.float32(1)
+
+
+@kernel
+def retrieve(
+    query: Array,
+    graph: tuple[Array, ...],
+    axes: Array,
+    knobs: Array,
+    visited: Array,
+    epoch: np.uint8,
+    best: Array,
+) -> tuple[int, int, np.float32]:
+    """Fill `best` with the shortlist's nodes, packed, best first.
+
+    Returns
+    -------
+    size, scored : int
+        Nodes in `best`, nodes scored.
+    scale : float32
+        A node's integer score times this is the cosine of its projection times 127
+        over the largest coordinate that a code can hold.
+    """
+    codes, neighbours, entry_nodes, entry_codes = graph[:4]
+    projected = np.empty(knobs[WIDTH], np.float32)
+    if len(axes) > 0:
+        project(query, axes, projected)
+    else:
+        projected[:] = query[: len(projected)]
+    code = np.empty(codes.shape[1], np.int8)
+    below = quantise(projected, code) * norm(projected)
+    scale = np.float32(1 / below) if below > 0 else np.float32(0)
+    if neighbours.shape[1] == 0:
+        return scan(code, codes, knobs[SHORTLIST], best), len(codes), scale
+    near = np.empty(neighbours.shape[1], np.int32)
+    place, score = best_entry(code, entry_codes)
+    entry = entry_nodes[place], score
+    size, scored = walk(
+        code, codes, neighbours, entry, knobs[EF], visited, epoch, best, near
+    )
+    return min(size, knobs[SHORTLIST]), scored + len(entry_codes), scale
+
+
+@kernel
+def expand(
+    best: Array, size: int, graph: tuple[Array, ...], k: int, rows: Array, scores: Array
+) -> int:
+    """Write the rows of the kept nodes and their integer scores, best first.
+
+    Rows that are duplicates share a node; no answer needs more than `k` of them.
+
+    Returns
+    -------
+    int
+        Rows written, at most as many as `rows` holds.
+    """
+    node_starts, node_rows = graph[4], graph[5]
+    m = 0
+    for i in range(size):
+        node = (best[i] >> 1) & NODE_MASK
+        score = np.float32(best[i] >> NODE_BITS)
+        if len(node_starts) == 0:
+            rows[m], scores[m] = node, score
+            m += 1
+        else:
+            start, stop = node_starts[node], node_starts[node + 1]
+            for j in range(start, min(stop, start + k)):
+                if m == len(rows):
+                    return m
+                rows[m], scores[m] = node_rows[j], score
+                m += 1
+        if m == len(rows):
+            return m
+    return m
+
+
+@kernel
+def rerank(
+    query: Array,
+    vectors: tuple[tuple[Array, ...], Array, Array],
+    plan: tuple[Array, Array, Array],
+    knobs: Array,
+    candidates: tuple[Array, ...],
+    m: int,
+    trace: Array,
+) -> int:
+    """Run the stages of a cascade over `m` candidates; return how many are left.
+
+    Parameters
+    ----------
+    query : (d,) float32, unit norm
+    vectors : column blocks, their first dims, prefix norms
+    plan : three int64 arrays, an entry a stage
+        Dim, keep, and the column of its norms (−1 if they are not stored).
+    candidates : rows, scores, dots, squares, keys, spare
+        Rows come in; rows and scores go out.
+    trace : (r, 4) int64, added to
+    """
+    blocks, starts, norms = vectors
+    dims, keeps, columns = plan
+    rows, scores, dots, squares, keys, spare = candidates
+    dots[:m], squares[:m] = 0, 0
+    counting = False
+    for s in range(len(dims)):
+        counting |= columns[s] < 0
+    start, square, first = 0, np.float64(0), len(trace) - len(dims)
+    for s in range(len(dims)):
+        began, stop, m_in = ticks(), dims[s], m
+        square += norm(query[start:stop]) ** 2
+        if counting:
+            extend_with_squares(
+                query, blocks, starts, rows, m, start, stop, dots, squares, norms
+            )
+        else:
+            extend(query, blocks, starts, rows, m, start, stop, dots)
+        length = np.float32(np.sqrt(square))
+        by_norm = knobs[BY_NORM] != 0
+        renormalise(rows, m, dots, squares, norms, columns[s], length, by_norm, scores)
+        pack(scores, m, keys)
+        m = select(keys, m, keeps[s], rows, dots, squares, scores, spare)
+        record = trace[first + s]
+        record[ROWS_IN] += m_in
+        record[ROWS_KEPT] += m
+        record[DIMS_READ] += m_in * (stop - start)
+        record[TICKS] += ticks() - began
+        start = stop
+    return m
+
+
+@kernel
+def write_best(
+    candidates: tuple[Array, ...],
+    m: int,
+    factor: np.float32,
+    out_rows: Array,
+    out_scores: Array,
+) -> None:
+    """Write the best candidates in order; equal scores keep the order they came in."""
+    rows, scores, _, _, keys, _ = candidates
+    pack(scores, m, keys)
+    k = min(m, len(out_rows))
+    keep_largest(keys, m, k)
+    keys[:k].sort()
+    for i in range(k):
+        at = 0x7FFFFFFF - (keys[k - 1 - i] & 0x7FFFFFFF)
+        out_rows[i] = rows[at]
+        out_scores[i] = scores[at] * factor
+
+
+@kernel
+def search_many(
+    queries: Array,
+    graph: tuple[Array, ...],
+    axes: Array,
+    vectors: tuple[tuple[Array, ...], Array, Array],
+    plan: tuple[Array, Array, Array],
+    knobs: Array,
+    code_unit: float,
+    visited: Array,
+    out: tuple[Array, Array, Array],
+) -> None:
+    """Search every query, one after the other.
+
+    Parameters
+    ----------
+    queries : (q, d) float32
+        As given: transforms and norms are made here.
+    graph : codes, neighbours, entry nodes, entry codes, node starts, node rows
+        (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, (n,) int64.
+        No links (g = 0): every code is scanned. No starts: node i is row i.
+    axes : (d, p) float32
+        Of the projection; (0, 0) where it is the embedding's own prefix.
+    vectors, plan : see `rerank`
+    knobs : (7,) int64
+        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?,
+        layer norm?
+    code_unit : float
+        The coordinate that a code of 1 stands for.
+    visited : (v + 1,) uint8
+        Kept between calls; its last entry is the epoch.
+    out : rows (q, k) int64, scores (q, k) float32, trace (r, 4) int64
+        Rows are −1 and scores −inf where there are fewer than k.
+    """
+    out_rows, out_scores, trace = out
+    query = np.empty(queries.shape[1], np.float32)
+    best = np.empty(max(knobs[EF], knobs[SHORTLIST]), np.int64)
+    limit = knobs[CUT]
+    candidates = (
+        np.empty(limit, np.int64),
+        np.empty(limit, np.float32),
+        np.empty(limit, np.float32),
+        np.empty(limit, np.float32),
+        np.empty(limit, np.int64),
+        np.empty(limit, np.bool_),
+    )
+    rows, scores = candidates[0], candidates[1]
+    stages = len(plan[0])
+    for i in range(len(queries)):
+        began = ticks()
+        factor = prepare(queries[i], query, knobs[BY_NORM] != 0, knobs[LAYER_NORM] != 0)
+        epoch = next_epoch(visited)
+        size, scored, scale = retrieve(query, graph, axes, knobs, visited, epoch, best)
+        m = expand(best, size, graph, knobs[K], rows, scores)
+        trace[0, ROWS_IN] += scored
+        trace[0, ROWS_KEPT] += size
+        trace[0, DIMS_READ] += scored * knobs[WIDTH]
+        trace[0, TICKS] += ticks() - began
+        if len(trace) > 1 + stages:
+            trace[1, ROWS_IN] += size
+            trace[1, ROWS_KEPT] += m
+        if stages > 0:
+            m = rerank(query, vectors, plan, knobs, candidates, m, trace)
+        else:
+            factor *= scale * np.float32(code_unit)
+        out_rows[i], out_scores[i] = -1, -np.inf
+        write_best(candidates, m, factor, out_rows[i], out_scores[i])
+
+
+@kernel
+def next_epoch(visited: Array) -> np.uint8:
+    """Start a new walk: advance the epoch in the last entry, clear on overflow."""
+    last = len(visited) - 1
+    if visited[last] == 255:
+        visited[:] = 0
+    visited[last] += np.uint8(1)
+    return visited[last]

@@ -1,0 +1,199 @@
+"""How kernels are compiled: flags, the cache on disk, and the few intrinsics.
+
+The only file that knows Numba's flags. It scores nothing. Every kernel file uses its
+`kernel` decorator. With ``NUMBA_DISABLE_JIT=1`` kernels run as plain Python, and each
+intrinsic has a Python twin below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import caching, cgutils
+from numba.extending import intrinsic
+
+from funnel.version import __version__
+
+# Sums may be reordered and fused, so that they vectorise; NaN and inf keep their
+# meaning (`True` would drop them and is no faster).
+FASTMATH = {"reassoc", "contract", "nsz"}
+COMPILED = not numba.config.DISABLE_JIT
+LINE_BYTES = 64
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: one folder a version and CPU."""
+    given = os.environ.get("FUNNEL_CACHE_DIR")
+    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    parts = [__version__, numba.__version__, platform.python_version()]
+    parts += [platform.machine(), _cpu_name()]
+    key = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
+    return (Path(given) if given else Path(home) / "funnel") / f"kernels-{key}"
+
+
+def _cpu_name() -> str:
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features().flatten()
+    return f"{binding.get_host_cpu_name()} {features}"
+
+
+def _sources_stamp() -> str:
+    """Digest of all kernel files: a kernel is stale when any file it may call is."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    """Tells Numba to cache in our folder, whatever the host's Numba settings."""
+
+    folder = cache_folder()
+    stamp = _sources_stamp() if COMPILED else ""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(self.folder)
+
+    def get_source_stamp(self) -> str:
+        return self.stamp
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Any, _path: str) -> _Locator:
+        return cls(function)
+
+
+class _Impl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _Cache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _Impl
+
+    def save_overload(self, sig: object, data: object) -> None:
+        """Save what was compiled; a full or read-only disk only costs time."""
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            self.disable()
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+CACHED = COMPILED and _writable(_Locator.folder)
+
+
+def kernel(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile `function` without the GIL, and keep it on disk where that is possible.
+
+    Serial on purpose: a search runs in threads of its own, Numba's parallel layers
+    abort under Python threads or kill forked children.
+    """
+    compiled = numba.njit(nogil=True, fastmath=FASTMATH)(function)
+    if CACHED:
+        compiled._cache = _Cache(function)
+    return cast(Callable[P, R], compiled)
+
+
+def compile_seconds(functions: list[Callable[..., Any]]) -> float:
+    """Return the seconds spent on compiling `functions` in this process."""
+    total = 0.0
+    for function in functions:
+        for sig in getattr(function, "signatures", ()):
+            timers = function.get_metadata(sig).get("timers", {})  # type: ignore[attr-defined]
+            total += float(timers.get("compiler_lock", 0.0))
+    return total
+
+
+if COMPILED:
+
+    @intrinsic  # type: ignore[misc]
+    def prefetch(_context, rows, row, byte):  # type: ignore[no-untyped-def]
+        """Ask for the cache line that holds byte `byte` of ``rows[row]``."""
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            array = context.make_array(sig.args[0])(context, builder, args[0])
+            stride = cgutils.unpack_tuple(builder, array.strides)[0]
+            wide = [
+                a if a.type == stride.type else builder.sext(a, stride.type)
+                for a in args[1:]
+            ]
+            offset = builder.add(builder.mul(wide[0], stride), wide[1])
+            pointer, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
+            ask = cgutils.get_or_insert_function(
+                builder.module, kind, "llvm.prefetch.p0"
+            )
+            address = builder.gep(builder.bitcast(array.data, pointer), [offset])
+            builder.call(ask, [address, i32(0), i32(3), i32(1)])
+            return context.get_dummy_value()
+
+        return types.void(rows, row, byte), codegen
+
+    @intrinsic  # type: ignore[misc]
+    def widen(_context, value):  # type: ignore[no-untyped-def]
+        """Return a stored number as float32; uint16 holds the bits of a float16."""
+
+        def codegen(_context, builder, sig, args):  # type: ignore[no-untyped-def]
+            if sig.args[0] == types.uint16:
+                half = builder.bitcast(args[0], ir.HalfType())
+                return builder.fpext(half, ir.FloatType())
+            return args[0]
+
+        return types.float32(value), codegen
+
+    @intrinsic  # type: ignore[misc]
+    def ticks(_context):  # type: ignore[no-untyped-def]
+        """Return a count that grows evenly with time; its unit is the CPU's."""
+        name = "llvm.readcyclecounter"
+        if platform.machine() in ("arm64", "aarch64"):
+            name = "llvm.readsteadycounter"  # the other one is privileged there
+
+        def codegen(_context, builder, _sig, _args):  # type: ignore[no-untyped-def]
+            kind = ir.FunctionType(ir.IntType(64), [])
+            read = cgutils.get_or_insert_function(builder.module, kind, name)
+            return builder.call(read, [])
+
+        return types.int64(), codegen
+
+else:
+
+    def prefetch(rows: Any, row: int, byte: int) -> None:
+        """Do nothing: the twin of the compiled prefetch."""
+
+    def widen(value: Any) -> np.float32:
+        """Return a stored number as float32; uint16 holds the bits of a float16."""
+        if isinstance(value, np.uint16):
+            return np.float32(np.asarray(value).view(np.float16)[()])
+        return np.float32(value)
+
+    def ticks() -> np.int64:
+        """Return nanoseconds: the twin of the compiled counter."""
+        return np.int64(time.perf_counter_ns())

@@ -1,0 +1,41 @@
+"""Norms of stored rows, for building. Arrays and numbers only.
+
+Called by `vectors.py` and `build.py`.
+
+n = rows, d = dims, p = prefixes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from funnel.kernels.jit import kernel, widen
+from funnel.kernels.types import Array
+
+
+@kernel
+def square(row: Array) -> np.float64:
+    """Return the squared norm of a row, summed in float64."""
+    total = np.float64(0)
+    for j in range(len(row)):
+        x = np.float64(widen(row[j]))
+        total += x * x
+    return total
+
+
+@kernel
+def prefix_norms(rows: Array, dims: Array, norms: Array) -> None:
+    """Write the norm of every prefix of every row.
+
+    Parameters
+    ----------
+    rows : (n, d) float32, or uint16 that holds float16
+    dims : (p,) int64, increasing
+    norms : (n, p) float32, out
+    """
+    for i in range(len(rows)):
+        total, start = np.float64(0), 0
+        for t in range(len(dims)):
+            total += square(rows[i][start : dims[t]])
+            norms[i, t] = np.float32(np.sqrt(total))
+            start = dims[t]

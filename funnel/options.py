@@ -1,0 +1,252 @@
+"""Arguments of `build` and `search`, checked, with their defaults filled in.
+
+Raises before anything is written or read; does no work itself. Called by `index.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import operator
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from funnel.build import Options
+from funnel.cascade import Cascade
+from funnel.errors import (
+    CascadeError,
+    DimensionError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    check_choice,
+)
+from funnel.graph.build import choose_builder
+from funnel.projection import PROJECTIONS
+from funnel.search import MODES, Plan, check_cascade, cpu_count, default_cascade
+from funnel.sources import Batch, Source, open_source
+from funnel.store.ids import Ids, check_distinct, check_ids, keys_of
+from funnel.store.manifest import Manifest
+from funnel.vectors import DTYPES, METRICS, TRANSFORMS
+
+HABITS = {
+    "search": {
+        "top_k": "k", "n_results": "k", "limit": "k", "count": "k", "n": "k",
+        "num_results": "k", "topk": "k", "n_neighbors": "k", "ef": "ef_search",
+        "efSearch": "ef_search", "num_threads": "threads", "n_jobs": "threads",
+        "where": "filter", "rerank": "mode",
+    },
+    "build": {
+        "space": "metric", "distance": "metric", "m": "M", "efConstruction":
+        "ef_construction", "ef": "ef_construction", "num_threads": "threads",
+        "n_jobs": "threads", "random_seed": "seed", "keys": "ids", "labels": "ids",
+        "nested_dims": "dims", "matryoshka_dims": "dims", "verbose": "progress",
+        "metadatas": "metadata", "prefix_dim": "graph_dim",
+    },
+}  # fmt: skip
+MAX_M, MAX_EF_CONSTRUCTION, MAX_THREADS, MAX_SEED = 512, 100_000, 1024, 2**31 - 1
+
+
+def check_habits(given: dict[str, Any], method: str) -> None:
+    """Raise for an argument that does not exist, naming the one that was meant."""
+    for name in given:
+        ours = HABITS[method].get(name)
+        if ours is None:
+            known = set(HABITS[method].values())
+            near = difflib.get_close_matches(name, sorted(known), n=1)
+            ours = near[0] if near else None
+        hint = f"; use {ours}=" if ours and ours != "filter" else ""
+        raise InvalidTypeError(f"{method}() has no argument {name!r}{hint}")
+
+
+def whole(name: str, value: object, low: int, high: int) -> int:
+    """Return `value` as an int in [low, high]; booleans and floats are refused."""
+    if isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be an int, not bool {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidTypeError(
+            f"{name} must be an int, not {type(value).__name__} {value!r}"
+        ) from None
+    if not low <= number <= high:
+        raise InvalidArgumentError(f"{name} must be in {low} … {high:,}, not {number}")
+    return number
+
+
+def default_dims(full_dim: int) -> tuple[int, ...]:
+    """Return 16, 32, … below full_dim, and full_dim."""
+    doubled = itertools.takewhile(
+        lambda d: d < full_dim, (16 << i for i in itertools.count())
+    )
+    return (*doubled, full_dim)
+
+
+def check_dims(dims: Iterable[int] | None, full_dim: int) -> tuple[int, ...]:
+    """Return nested dims, increasing, ending at full_dim."""
+    if dims is None:
+        return default_dims(full_dim)
+    if isinstance(dims, str | bytes) or not isinstance(dims, Iterable):
+        raise InvalidTypeError(f"dims must be a sequence of ints, not {dims!r}")
+    widths = [whole("dims", d, 1, 2**31 - 1) for d in dims]
+    if not widths:
+        raise InvalidArgumentError("dims is empty: leave it out for the default")
+    if widths[-1] > full_dim:
+        raise DimensionError(
+            f"dims end at {widths[-1]}; the embeddings have {full_dim} dims"
+        )
+    if any(b <= a for a, b in itertools.pairwise(widths)):
+        raise InvalidArgumentError(f"dims must increase: {tuple(widths)}")
+    return tuple(widths) if widths[-1] == full_dim else (*widths, full_dim)
+
+
+def check_threads(threads: int | None) -> int:
+    """Return the number of threads; None and −1 mean all CPUs."""
+    if threads is None or (threads == -1 and not isinstance(threads, bool)):
+        return cpu_count()
+    return whole("threads", threads, 1, MAX_THREADS)
+
+
+def prepare_build(
+    data: Any, *, ids: Any, metadata: Any, vector_column: str | None,
+    id_column: str | None, **named: Any,
+) -> tuple[Source, Ids | None, Options]:  # fmt: skip
+    """Check a build's arguments, as far as they can be without reading all the data.
+
+    Returns
+    -------
+    source : Source
+        With `metadata` joined to its batches.
+    ids : int64 array, Arrow text or None
+    options : Options
+    """
+    checked = None if ids is None else check_ids(ids)
+    if checked is not None:
+        check_distinct(keys_of(checked), checked)
+    if isinstance(data, list | tuple) and not len(data):
+        raise InvalidArgumentError("there are no embeddings to build from")
+    source = open_source(data, vector_column, id_column)
+    if source.rows == 0:
+        raise InvalidArgumentError("there are no embeddings to build from")
+    if checked is not None and source.rows not in (None, len(checked)):
+        raise InvalidArgumentError(
+            f"there are {len(checked)} ids for {source.rows} embeddings"
+        )
+    first = next(source.batches, None)
+    if first is None:
+        raise InvalidArgumentError("there are no embeddings to build from")
+    options = check_options(first.vectors.shape[1], **named)
+    batches = itertools.chain([first], source.batches)
+    if metadata is not None:
+        batches = _with_columns(batches, _columns(metadata), source.rows)
+    return Source(batches, source.rows), checked, options
+
+
+def check_options(full_dim: int, **named: Any) -> Options:
+    """Return checked options for embeddings of `full_dim` dims."""
+    if full_dim == 0:
+        raise DimensionError("embeddings have 0 dims")
+    transform = named["transform"]
+    if transform is not None:
+        check_choice("transform", transform, TRANSFORMS)
+    drop = check_choice("on_bad_vectors", named["on_bad_vectors"], ("error", "drop"))
+    widths = {}
+    for name in ("graph_dim", "code_dim"):
+        given = named[name]
+        if given is not None and whole(name, given, 1, 2**31 - 1) > full_dim:
+            raise DimensionError(
+                f"{name} is {given}; the embeddings have {full_dim} dims"
+            )
+        widths[name] = given
+    return Options(
+        dims=check_dims(named["dims"], full_dim),
+        full_dim=full_dim,
+        projection=check_choice("projection", named["projection"], PROJECTIONS),
+        metric=check_choice("metric", named["metric"], METRICS),
+        dtype=check_choice("dtype", named["dtype"], DTYPES),
+        transform=transform,
+        M=whole("M", named["M"], 2, MAX_M),
+        ef_construction=whole(
+            "ef_construction", named["ef_construction"], 1, MAX_EF_CONSTRUCTION
+        ),
+        builder=choose_builder(named["builder"]),
+        seed=whole("seed", named["seed"], 0, MAX_SEED),
+        threads=check_threads(named["threads"]),
+        drop_bad=drop == "drop",
+        **widths,
+    )
+
+
+def _columns(metadata: Any) -> pa.Table:
+    try:
+        table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise InvalidArgumentError(
+            f"metadata cannot be made an Arrow table: {error}"
+        ) from error
+    taken = {"id", "vector"} & set(table.column_names)
+    if taken or len(set(table.column_names)) != len(table.column_names):
+        raise InvalidArgumentError(
+            f"metadata columns must be distinct and not 'id' or 'vector': "
+            f"{table.column_names}"
+        )
+    return table
+
+
+def _with_columns(
+    batches: Iterable[Batch], table: pa.Table, rows: int | None
+) -> Iterator[Batch]:
+    """Return batches with their slices of `table`; its length must be theirs."""
+    if rows not in (None, len(table)):
+        raise InvalidArgumentError(
+            f"metadata has {len(table)} rows for {rows} embeddings"
+        )
+
+    def joined() -> Iterator[Batch]:
+        start = 0
+        for batch in batches:
+            part = table.slice(start, len(batch.vectors))
+            start += len(batch.vectors)
+            if len(part) == len(batch.vectors):
+                yield Batch(batch.vectors, batch.ids, part)
+            else:
+                break
+        if start != len(table):
+            raise InvalidArgumentError(
+                f"metadata has {len(table)} rows for {start} or more embeddings"
+            )
+
+    return joined()
+
+
+def check_search(
+    manifest: Manifest, k: int, shortlist: int | None, cascade: Cascade | None,
+    ef_search: int | None, mode: str, threads: int | None,
+) -> Plan:  # fmt: skip
+    """Return the plan of a search, defaults filled in and everything at most n."""
+    check_choice("mode", mode, MODES)
+    n = manifest.rows
+    asked = whole("k", k, 1, 2**31 - 1)
+    k = min(asked, n)
+    if shortlist is not None:
+        shortlist = whole("shortlist", shortlist, 1, 2**31 - 1)
+        if shortlist < k:
+            raise InvalidArgumentError(f"shortlist is {shortlist}; k = {k} needs more")
+    elif cascade is not None and isinstance(cascade, Cascade):
+        shortlist = max(200, 2 * k, cascade[0].keep)
+    shortlist = min(n, shortlist or max(200, 2 * k))
+    ef = shortlist
+    if ef_search is not None:
+        ef = min(n, max(shortlist, whole("ef_search", ef_search, 1, 2**31 - 1)))
+    if cascade is not None:
+        if mode != "funnel":
+            raise CascadeError(f"mode {mode!r} takes no cascade: leave one of them out")
+        if not isinstance(cascade, Cascade):
+            cascade = Cascade(cascade)
+        check_cascade(cascade, manifest, k, shortlist)
+    elif mode == "funnel":
+        cascade = default_cascade(manifest, k, shortlist)
+    elif mode == "rerank":
+        cascade = Cascade([(manifest.full_dim, k)])
+    return Plan(mode, k, shortlist, ef, cascade, check_threads(threads))

@@ -1,0 +1,220 @@
+"""Make an index directory, publish a manifest, find the newest one. All fsyncs are here.
+
+A new index is made in a hidden directory beside its place and renamed into it when it
+is whole, so that a half-built index can never be opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import struct
+import tempfile
+import time
+import uuid as uuids
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from funnel.errors import (
+    CorruptIndexError,
+    FormatVersionError,
+    IndexExistsError,
+    IndexNotFoundError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    NotAnIndexError,
+    StorageError,
+)
+from funnel.store.manifest import MAJOR, MINOR, Manifest
+
+MARKER, LOCK, MANIFESTS, DATA = "FUNNEL", "LOCK", "manifest", "data"
+_MARKER_FORMAT = struct.Struct("<8sHH16s32xI")  # 64 bytes; the last 4 a CRC-32
+_MARKER_MAGIC = b"FUNNELv1"
+
+
+def fresh_name() -> str:
+    """Return a name that sorts by time and is not used twice."""
+    return f"{time.time_ns():016x}{os.urandom(5).hex()}"
+
+
+def sync_dir(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new small file and sync it."""
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def resolve(path: Any) -> Path:
+    """Return an absolute path; relative ones are resolved once, ``~`` is expanded."""
+    if isinstance(path, bytes) or not isinstance(path, str | os.PathLike):
+        raise InvalidTypeError(
+            f"path must be str or os.PathLike, not {type(path).__name__}"
+        )
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise InvalidArgumentError(f"path {text!r} cannot name a directory")
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 keeps links
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Raise unless an index may be made at `path`; foreign files are never replaced."""
+    try:
+        taken = os.path.lexists(path)
+        parent_is_dir = path.parent.is_dir()
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    if not parent_is_dir:
+        raise IndexNotFoundError(f"{path.parent} is not a directory: make it first")
+    if taken and not overwrite:
+        raise IndexExistsError(
+            f"{path} exists: pass overwrite=True to replace an index"
+        )
+    if taken:
+        read_marker(path)  # only an index may be replaced
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise StorageError(f"{path.parent} is not writable")
+
+
+@contextlib.contextmanager
+def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty directory to fill; put it in its place when the block ends well.
+
+    Parameters
+    ----------
+    path : Path or None
+        Where the index is to be; None leaves it in a temporary directory.
+    overwrite : bool
+        Replace an index that is there, once the new one is whole.
+    """
+    try:
+        if path is None:
+            staging = Path(tempfile.mkdtemp(prefix="funnel-"))
+        else:
+            check_free(path, overwrite=overwrite)
+            staging = path.parent / f".{path.name}.{fresh_name()}.building"
+            staging.mkdir()
+        (staging / DATA).mkdir()
+        (staging / MANIFESTS).mkdir()
+    except FunnelPathErrors:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot make an index at {path}: {error}") from error
+    try:
+        yield staging
+        if path is not None:
+            _put_in_place(staging, path, overwrite=overwrite)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+FunnelPathErrors = (IndexExistsError, IndexNotFoundError, NotAnIndexError, StorageError)
+
+
+def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
+    sync_dir(staging)
+    old = path.parent / f".{path.name}.{fresh_name()}.replaced"
+    if overwrite and path.exists():
+        path.rename(old)
+    elif os.path.lexists(path):
+        raise IndexExistsError(f"{path} appeared while the index was built")
+    staging.rename(path)
+    sync_dir(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def publish(folder: Path, manifest: Manifest) -> None:
+    """Make `manifest` the newest version of the index in `folder`.
+
+    Data files are durable before it, so it is never newer than what it names.
+    """
+    sync_dir(folder / DATA)
+    target = folder / MANIFESTS / f"{manifest.version:020d}.fm"
+    draft = folder / MANIFESTS / f".tmp-{fresh_name()}"
+    write_durably(draft, manifest.to_bytes())
+    os.link(draft, target)  # fails if somebody published this version
+    draft.unlink()
+    sync_dir(folder / MANIFESTS)
+    if not (folder / MARKER).exists():
+        write_durably(folder / MARKER, _marker(manifest.uuid))
+        sync_dir(folder)
+
+
+def _marker(uuid: str) -> bytes:
+    fields = (_MARKER_MAGIC, MAJOR, MINOR, uuids.UUID(uuid).bytes)
+    body = _MARKER_FORMAT.pack(*fields, 0)[:-4]
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def read_marker(folder: Path) -> str:
+    """Return the uuid of the index in `folder`, or raise what is there instead."""
+    try:
+        if not os.path.lexists(folder):
+            raise IndexNotFoundError(f"no index at {folder}")
+        if not folder.is_dir():
+            raise NotAnIndexError(f"{folder} is a file; an index is a directory")
+        data = (folder / MARKER).read_bytes()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        if isinstance(error, IndexNotFoundError):
+            raise
+        raise NotAnIndexError(_what_is_there(folder)) from None
+    except OSError as error:
+        if isinstance(error, NotAnIndexError):
+            raise
+        raise StorageError(f"cannot read {folder}: {error}") from error
+    if len(data) != _MARKER_FORMAT.size or not data.startswith(_MARKER_MAGIC[:6]):
+        raise NotAnIndexError(_what_is_there(folder))
+    _, major, _, uuid, crc = _MARKER_FORMAT.unpack(data)
+    if zlib.crc32(data[:-4]) != crc:
+        raise CorruptIndexError(f"{folder / MARKER} does not match its checksum")
+    if major > MAJOR:
+        raise FormatVersionError(
+            f"{folder} has format {major}; this version of funnel reads up to {MAJOR}:"
+            " upgrade funnel-index"
+        )
+    return str(uuids.UUID(bytes=uuid))
+
+
+def _what_is_there(folder: Path) -> str:
+    names = sorted(p.name for p in folder.iterdir())
+    held = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return f"{folder} is not a funnel index: it holds {held or 'nothing'}"
+
+
+def newest_manifest(folder: Path) -> Manifest:
+    """Return the newest version of the index in `folder`.
+
+    Raises
+    ------
+    IndexNotFoundError, NotAnIndexError, FormatVersionError
+        If there is no index that this version of funnel can read.
+    CorruptIndexError
+        If the manifest is damaged, or a file it names is missing or has another size.
+    """
+    uuid = read_marker(folder)
+    found = sorted((folder / MANIFESTS).glob("[0-9]*.fm"))
+    if not found:
+        raise CorruptIndexError(f"{folder} holds no manifest")
+    manifest = Manifest.from_bytes(found[-1].read_bytes(), str(found[-1]))
+    if manifest.uuid != uuid:
+        raise CorruptIndexError(f"{found[-1]} belongs to another index")
+    for entry in manifest.all_files():
+        file = folder / DATA / entry.name
+        size = file.stat().st_size if file.exists() else None
+        if size != entry.size:
+            has = "is missing" if size is None else f"has {size:,} bytes"
+            raise CorruptIndexError(f"{file} {has}; {entry.size:,} were written")
+    return manifest

@@ -1,0 +1,132 @@
+"""The manifest: what one version of an index consists of, as checksummed JSON.
+
+A value and its bytes. It knows no directory (`commit.py`) and maps no file
+(`segment.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import xxhash
+
+from funnel.errors import CorruptIndexError, FormatVersionError
+from funnel.store.matrix import FileEntry
+
+MAJOR, MINOR = 1, 0
+KNOWN_FEATURES: frozenset[str] = frozenset()
+MAX_BYTES = 64 << 20
+MAGIC = "FUNNEL-MANIFEST"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows that were written together, with the graph over them.
+
+    Parameters
+    ----------
+    id : str
+        Prefix of its files' names.
+    rows, nodes : int
+        Rows, and graph nodes: rows whose vectors are equal share a node.
+    blocks : tuple of int
+        First dim of each column block, then full_dim.
+    code_unit : float
+        The coordinate that a code of 1 stands for.
+    graph : dict
+        How the graph was built: builder, M, ef_construction, seed, seconds, counts.
+        Empty where codes are scanned.
+    files : dict of FileEntry
+        By role, as `FORMAT.md` lists them.
+    """
+
+    id: str
+    rows: int
+    nodes: int
+    blocks: tuple[int, ...]
+    code_unit: float
+    graph: dict[str, Any]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One version of an index. Field by field in `FORMAT.md`."""
+
+    uuid: str
+    version: int
+    parent: int
+    created_unix: float
+    writer: dict[str, str]
+    full_dim: int
+    dims: tuple[int, ...]
+    norm_dims: tuple[int, ...]
+    metric: str
+    dtype: str
+    transform: str | None
+    id_kind: str
+    projection: str
+    graph_dim: int
+    code_dim: int
+    rows: int
+    segments: tuple[Segment, ...]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    tombstones: tuple[Any, ...] = ()
+    plan: dict[str, Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def all_files(self) -> list[FileEntry]:
+        """Return every data file that this version needs."""
+        found = list(self.files.values())
+        for segment in self.segments:
+            found.extend(segment.files.values())
+        return found
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content: a line with length and checksum, then JSON."""
+        features = {"reader_features": [], "writer_features": []}
+        document = {"format": {"major": MAJOR, "minor": MINOR, **features}}
+        document.update(asdict(self))
+        body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        line = f"{MAGIC} {MAJOR} {len(body)} {xxhash.xxh3_128_hexdigest(body)}\n"
+        return line.encode() + body
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str) -> Manifest:
+        """Return the manifest that `data` holds, or raise what is wrong with it."""
+        line, _, body = data.partition(b"\n")
+        words = line.decode("ascii", "replace").split(" ")
+        if len(data) > MAX_BYTES or len(words) != 4 or words[0] != MAGIC:
+            raise CorruptIndexError(f"{name} does not begin as a manifest does")
+        if words[1] != str(MAJOR):
+            raise FormatVersionError(
+                f"{name} has format {words[1]}; this version of funnel reads {MAJOR}"
+            )
+        if words[2:] != [str(len(body)), xxhash.xxh3_128_hexdigest(body)]:
+            raise CorruptIndexError(f"{name} does not match its checksum")
+        document = json.loads(body)
+        unknown = set(document.pop("format")["reader_features"]) - KNOWN_FEATURES
+        if unknown:
+            raise FormatVersionError(
+                f"{name} needs {', '.join(sorted(unknown))}, which this version of "
+                "funnel does not know; upgrade funnel-index"
+            )
+        return cls(**_rebuild(document))
+
+
+def _rebuild(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists and dicts into the values they were."""
+    out = dict(document)
+    for name in ("dims", "norm_dims", "tombstones"):
+        out[name] = tuple(out[name])
+    out["files"] = {role: FileEntry(**f) for role, f in document["files"].items()}
+    segments = []
+    for item in document["segments"]:
+        files = {role: FileEntry(**f) for role, f in item["files"].items()}
+        segments.append(
+            Segment(**{**item, "blocks": tuple(item["blocks"]), "files": files})
+        )
+    out["segments"] = tuple(segments)
+    return out

@@ -1,0 +1,139 @@
+"""A segment's files, mapped: the arrays that kernels read.
+
+Maps and hands out; searches nothing (`search.py`) and checks no checksum but those of
+tables, before Arrow parses them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from funnel.store.ids import candidate_rows, key_of
+from funnel.store.manifest import Segment
+from funnel.store.matrix import FileEntry, map_body
+from funnel.store.tables import BATCH_ROWS, read_table
+
+Matrix = npt.NDArray[Any]
+
+
+def map_file(folder: Path, entry: FileEntry, dtype: str | None = None) -> Matrix:
+    """Map the numbers of a matrix file, (rows, width), read-only."""
+    return map_body(folder / entry.name, entry.rows, entry.width, dtype or entry.dtype)
+
+
+class SegmentFiles:
+    """The mapped arrays of one segment.
+
+    Parameters
+    ----------
+    folder : Path
+        The index's ``data`` directory.
+    segment : Segment
+    id_kind : {"row", "int64", "text"}
+    """
+
+    def __init__(self, folder: Path, segment: Segment, id_kind: str) -> None:
+        self.folder, self.segment, self.id_kind = folder, segment, id_kind
+        self.rows = segment.rows
+        self.block_starts = np.array(segment.blocks, np.int64)
+        self.blocks = tuple(self._block(i) for i in range(len(segment.blocks) - 1))
+        self.norms = self._matrix("norms")
+        self.codes = self._matrix("codes")
+        no_links = np.empty((len(self.codes), 0), np.int32)
+        self.neighbours = self._matrix("links", no_links)
+        entries = self._matrix("entries", np.empty((0, 1), np.int32))[:, 0]
+        self.entries = np.ascontiguousarray(entries)
+        no_rows = np.empty((0, 1), np.int64)
+        self.node_starts = self._matrix("node_starts", no_rows)[:, 0]
+        self.node_rows = self._matrix("node_rows", no_rows)[:, 0]
+
+    def _matrix(self, role: str, absent: Matrix | None = None) -> Matrix:
+        entry = self.segment.files.get(role)
+        if entry is None and absent is not None:
+            absent.flags.writeable = False
+            return absent
+        assert entry is not None, f"a segment has {role}"
+        return map_file(self.folder, entry)
+
+    def _block(self, i: int) -> Matrix:
+        entry = self.segment.files[f"vectors{i}"]
+        halves = entry.dtype == "float16"
+        return map_file(self.folder, entry, "uint16" if halves else None)
+
+    def vectors(self, rows: npt.NDArray[np.int64]) -> Matrix:
+        """Return stored vectors at full width, (len(rows), full_dim)."""
+        kind = self.segment.files["vectors0"].dtype
+        parts = [block[rows].view(kind) for block in self.blocks]
+        return np.concatenate(parts, axis=1)
+
+    @cached_property
+    def _table(self) -> pa.Table | None:
+        entry = self.segment.files.get("metadata")
+        return entry and read_table(self.folder / entry.name, entry)
+
+    def metadata(self, rows: npt.NDArray[np.int64] | None = None) -> pa.Table | None:
+        """Return the metadata of `rows` (of all rows, mapped), or None."""
+        if self._table is None or rows is None:
+            return self._table
+        return self._table.take(rows)
+
+    @cached_property
+    def _ids(self) -> Any:
+        """Return all ids: mapped int64, or batches of Arrow text."""
+        entry = self.segment.files["ids"]
+        if self.id_kind == "int64":
+            return map_file(self.folder, entry)[:, 0]
+        column = read_table(self.folder / entry.name, entry).column("id")
+        return column.chunks
+
+    @cached_property
+    def _lookup(self) -> npt.NDArray[np.int64]:
+        return map_file(self.folder, self.segment.files["lookup"])
+
+    def ids(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the users' ids of `rows`, in their shape; rows of −1 give −1 or None."""
+        if self.id_kind == "row":
+            return rows
+        if self.id_kind == "int64":
+            return np.where(rows >= 0, self._ids[rows], -1)
+        chunks = self._ids
+        flat = [
+            chunks[row // BATCH_ROWS][row % BATCH_ROWS].as_py() if row >= 0 else None
+            for row in rows.ravel().tolist()
+        ]
+        out = np.empty(len(flat), object)
+        out[:] = flat
+        return out.reshape(rows.shape)
+
+    def id_column(self) -> pa.ChunkedArray:
+        """Return the ids of all rows as an Arrow column."""
+        if self.id_kind == "row":
+            return pa.chunked_array([np.arange(self.rows)])
+        if self.id_kind == "int64":
+            return pa.chunked_array([self._ids])
+        return pa.chunked_array(self._ids)
+
+    def row_of(self, identifier: Any) -> int:
+        """Return the row of an id, or −1."""
+        wanted = str if self.id_kind == "text" else (int, np.integer)
+        if not isinstance(identifier, wanted) or isinstance(identifier, bool):
+            return -1
+        if self.id_kind == "row":
+            return int(identifier) if 0 <= identifier < self.rows else -1
+        if isinstance(identifier, str):
+            try:
+                identifier.encode("utf-8")
+            except UnicodeEncodeError:
+                return -1
+        elif not -(2**63) <= identifier < 2**63:
+            return -1
+        for row in candidate_rows(self._lookup, key_of(identifier)):
+            if self.ids(np.array([row]))[0] == identifier:
+                return row
+        return -1

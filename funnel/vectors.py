@@ -1,0 +1,179 @@
+"""Arrays as users have them → checked float32 rows.
+
+Says which dtypes, shapes and values are usable, and names the rows that are not. It
+does not read files (`sources.py`) or score anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.errors import (
+    DimensionError,
+    InvalidTypeError,
+    NonFiniteError,
+    ZeroVectorError,
+)
+from funnel.kernels.query import layer_norm
+from funnel.kernels.types import Floats
+
+TRANSFORMS = ("layer_norm",)
+METRICS = ("cosine", "ip")
+DTYPES = ("float32", "float16")
+SHOWN_ROWS = 5
+
+
+def as_array(data: Any, name: str) -> npt.NDArray[Any]:
+    """Return anything array-like as a native numeric ndarray, copying only if needed.
+
+    Raises
+    ------
+    InvalidTypeError
+        For text, mappings, sparse or masked arrays, and dtypes that are not real
+        numbers.
+    DimensionError
+        For rows of unequal length.
+    """
+    if data is None or isinstance(data, str | bytes | dict | set | int | float | bool):
+        raise InvalidTypeError(
+            f"{name} must be an array of numbers, not {type(data).__name__}"
+        )
+    if hasattr(data, "toarray") and hasattr(data, "nnz"):
+        raise InvalidTypeError(f"{name} is a sparse matrix: pass {name}.toarray()")
+    if isinstance(data, np.ma.MaskedArray) and np.ma.is_masked(data):
+        raise InvalidTypeError(f"{name} has masked values: fill or drop them first")
+    array = _convert(data, name)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "fiu":
+        raise InvalidTypeError(
+            f"{name} must hold real numbers, not dtype {array.dtype.name}"
+        )
+    return array
+
+
+def _convert(data: Any, name: str) -> npt.NDArray[Any]:
+    if hasattr(data, "detach"):  # a torch tensor that still records its gradient
+        data = data.detach()
+    try:
+        if hasattr(data, "__array__") or not hasattr(data, "__dlpack__"):
+            return np.asarray(data)
+        return np.from_dlpack(data)
+    except ValueError as error:
+        raise DimensionError(
+            f"{name} cannot be made an array of equal rows: {error}"
+        ) from error
+    except (TypeError, RuntimeError, BufferError) as error:
+        raise InvalidTypeError(
+            f"{name} cannot be read as an array ({error}); is it on a GPU? "
+            "then pass it with .cpu()"
+        ) from error
+
+
+def to_float32(array: npt.NDArray[Any]) -> Floats:
+    """Return native, C-contiguous float32; too large numbers become infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def check_rows(data: Any, name: str, full_dim: int | None = None) -> Floats:
+    """Return `data` as (n, d) float32; does not look at the values.
+
+    Parameters
+    ----------
+    data : (n, d) array-like of real numbers
+    name : str
+        What errors call it.
+    full_dim : int, optional
+        The width it must have.
+    """
+    array = as_array(data, name)
+    if array.ndim != 2:
+        raise DimensionError(
+            f"{name} must have 2 axes (rows, dims), not {array.ndim}: "
+            f"shape {array.shape}"
+        )
+    if array.shape[1] == 0:
+        raise DimensionError(f"{name} have 0 dims: shape {array.shape}")
+    if full_dim is not None and array.shape[1] != full_dim:
+        raise DimensionError(
+            f"{name} have {array.shape[1]} dims; this index holds {full_dim}"
+        )
+    return to_float32(array)
+
+
+def check_queries(data: Any, full_dim: int, metric: str) -> tuple[Floats, bool]:
+    """Return queries as (q, full_dim) float32, and whether one 1-D query was given.
+
+    Raises
+    ------
+    DimensionError, NonFiniteError, ZeroVectorError, InvalidTypeError
+        Naming the widths or the rows.
+    """
+    array = as_array(data, "queries")
+    single = array.ndim == 1 and array.size > 0
+    if array.size == 0 and array.ndim <= 2 and full_dim not in array.shape[1:]:
+        array = array.reshape(0, full_dim) if array.ndim == 1 else array
+    if single:
+        array = array[None, :]
+    if array.ndim != 2:
+        raise DimensionError(
+            f"queries must have 1 or 2 axes, not {array.ndim}: shape {array.shape}"
+        )
+    if array.shape[1] != full_dim:
+        raise DimensionError(
+            f"queries have {array.shape[1]} dims; this index holds {full_dim}"
+            " (pass full embeddings: the index truncates them itself)"
+        )
+    rows = to_float32(array)
+    bad = bad_rows(rows, "float32", zero_is_bad=metric == "cosine")
+    if len(bad):
+        raise_bad_rows(rows, bad, "queries", "float32")
+    # Numba compiles anew for a read-only array: hand it one kind only.
+    return (rows if rows.flags.writeable else rows.copy()), single
+
+
+def bad_rows(rows: Floats, dtype: str, *, zero_is_bad: bool) -> npt.NDArray[np.intp]:
+    """Return the rows that hold NaN or infinity, or are zero where that is bad.
+
+    One pass over the data: a row's sum of squares in float64 is finite exactly where
+    all its numbers are (float32 squares cannot overflow float64).
+    """
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    bad = ~np.isfinite(squares)
+    if dtype == "float16":
+        bad |= np.abs(rows).max(axis=1, initial=0) > np.finfo(np.float16).max
+    if zero_is_bad:
+        # A norm that underflows float32 has no direction that could be stored.
+        bad |= ~(np.sqrt(squares).astype(np.float32) > 0)
+    return np.flatnonzero(bad)
+
+
+def raise_bad_rows(
+    rows: Floats, bad: npt.NDArray[np.intp], name: str, dtype: str, first: int = 0
+) -> None:
+    """Raise the error that fits the first of the `bad` rows, naming some of them."""
+    row = rows[bad[0]]
+    if np.isfinite(row).all() and np.abs(row).max() <= np.finfo(dtype).max:
+        kind, what = ZeroVectorError, "zero vectors have no direction under cosine"
+    else:
+        kind, what = NonFiniteError, f"NaN, infinity or too large for {dtype}"
+    shown = ", ".join(str(first + int(i)) for i in bad[:SHOWN_ROWS])
+    more = f" and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
+    advice = "; build(on_bad_vectors='drop') leaves such rows out"
+    raise kind(
+        f"{name}, row {shown}{more}: {what}" + (advice if name == "embeddings" else "")
+    )
+
+
+def apply_transform(rows: Floats, transform: str | None) -> Floats:
+    """Return `rows` transformed as their model wants it; the input is not changed."""
+    if transform is None:
+        return rows
+    out = rows.copy()
+    for row in out:
+        layer_norm(row)
+    return out
