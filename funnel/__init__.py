@@ -1,4 +1,4 @@
-"""Funnel retrieval over Matryoshka embeddings: one copy, a short walk, a long rerank."""
+"""Funnel retrieval over Matryoshka embeddings: a short walk, then a long rerank."""
 
 from funnel.cascade import Cascade, Stage
 from funnel.errors import FunnelError

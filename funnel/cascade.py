@@ -6,6 +6,7 @@ run anything, or choose a plan from data. `FunnelIndex.search` takes it.
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -105,12 +106,12 @@ class Cascade:
         prefix = [s for s in items if s.space == "prefix"]
         if any(s.space == "codes" for s in items[1:]):
             raise CascadeError("only the first stage can cut by the walk's codes")
-        for before, after in zip(prefix, prefix[1:], strict=False):
+        for before, after in itertools.pairwise(prefix):
             if after.dim <= before.dim:
                 raise CascadeError(
                     f"dims must increase: {after!r} comes after {before!r}"
                 )
-        for before, after in zip(items, items[1:], strict=False):
+        for before, after in itertools.pairwise(items):
             if after.keep > before.keep:
                 raise CascadeError(
                     f"{after!r} cannot keep more rows than {before!r} passes on"

@@ -14,11 +14,11 @@ Each has two parents, so that callers may catch ours or Python's own::
     ├── IndexNotFoundError     FileNotFoundError nothing at that path
     ├── IndexExistsError       FileExistsError   something is already at that path
     ├── NotAnIndexError        OSError           the path holds something else
-    ├── CorruptIndexError      OSError           an index whose bytes are not what was written
+    ├── CorruptIndexError      OSError           bytes are not what was written
     ├── FormatVersionError     OSError           written by a newer version
     ├── StorageError           OSError           the disk refused
     ├── ClosedError            ValueError        the handle was closed
-    └── BuilderMissingError    ImportError       the asked graph builder is not installed
+    └── BuilderMissingError    ImportError       the builder is not installed
 """
 
 from __future__ import annotations

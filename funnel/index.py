@@ -29,7 +29,8 @@ from funnel.options import (
 )
 from funnel.progress import Progress
 from funnel.results import Hits
-from funnel.search import Snapshot, search
+from funnel.search import search
+from funnel.snapshot import Snapshot
 from funnel.store.commit import new_index, newest_manifest, publish, resolve
 from funnel.store.manifest import Manifest
 from funnel.store.verify import check_hashes
@@ -260,7 +261,9 @@ class FunnelIndex:
         plan = check_search(
             snapshot.manifest, k, shortlist, cascade, ef_search, mode, threads
         )
-        rows_in, single = check_queries(queries, self.full_dim, self.metric)
+        rows_in, single = check_queries(
+            queries, self.full_dim, self.metric, self._manifest.transform
+        )
         rows, scores, cost = search(snapshot, rows_in, plan)
         ids = snapshot.segment.ids(rows)
         if single:
@@ -316,7 +319,7 @@ class FunnelIndex:
         return self._table(rows, vectors)
 
     def to_arrow(self, vectors: bool = False) -> pa.Table:
-        """Return all rows as a table: ``id``, the metadata, and, if asked, ``vector``."""
+        """Return all rows: ``id``, the metadata, and, if asked, ``vector``."""
         return self._table(None, vectors)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -330,8 +333,8 @@ class FunnelIndex:
             segment.id_column() if rows is None else pa.array(segment.ids(rows))
         )
         metadata = segment.metadata(rows)
-        for name in metadata.column_names if metadata is not None else ():
-            columns[name] = metadata.column(name)
+        if metadata is not None:
+            columns.update(zip(metadata.column_names, metadata.columns, strict=True))
         if vectors:
             chosen = np.arange(len(self)) if rows is None else rows
             stored = segment.vectors(chosen)

@@ -23,8 +23,9 @@ from funnel.errors import (
     check_choice,
 )
 from funnel.graph.build import choose_builder
+from funnel.plan import MODES, Plan, check_cascade, default_cascade
 from funnel.projection import PROJECTIONS
-from funnel.search import MODES, Plan, check_cascade, cpu_count, default_cascade
+from funnel.snapshot import cpu_count
 from funnel.sources import Batch, Source, open_source
 from funnel.store.ids import Ids, check_distinct, check_ids, keys_of
 from funnel.store.manifest import Manifest
@@ -137,7 +138,7 @@ def prepare_build(
     if first is None:
         raise InvalidArgumentError("there are no embeddings to build from")
     options = check_options(first.vectors.shape[1], **named)
-    batches = itertools.chain([first], source.batches)
+    batches: Iterator[Batch] = itertools.chain([first], source.batches)
     if metadata is not None:
         batches = _with_columns(batches, _columns(metadata), source.rows)
     return Source(batches, source.rows), checked, options

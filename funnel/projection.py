@@ -50,7 +50,8 @@ class Projection:
 def unit(rows: Floats) -> Floats:
     """Return rows scaled to unit norm; zero rows stay zero."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    return out
 
 
 def principal_axes(sample: Floats, width: int) -> Floats:

@@ -230,8 +230,12 @@ def _is_vector(kind: pa.DataType) -> bool:
         or pa.types.is_large_list(kind)
         or pa.types.is_fixed_size_list(kind)
     )
-    return listed and (
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    return bool(
+        listed
+        and (
+            pa.types.is_floating(kind.value_type)
+            or pa.types.is_integer(kind.value_type)
+        )
     )
 
 

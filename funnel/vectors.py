@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from funnel.errors import (
     DimensionError,
+    InvalidArgumentError,
     InvalidTypeError,
     NonFiniteError,
     ZeroVectorError,
 )
-from funnel.kernels.query import layer_norm
+from funnel.kernels.query import layer_norm_rows
 from funnel.kernels.types import Floats
 
 TRANSFORMS = ("layer_norm",)
@@ -105,8 +106,12 @@ def check_rows(data: Any, name: str, full_dim: int | None = None) -> Floats:
     return to_float32(array)
 
 
-def check_queries(data: Any, full_dim: int, metric: str) -> tuple[Floats, bool]:
+def check_queries(
+    data: Any, full_dim: int, metric: str, transform: str | None
+) -> tuple[Floats, bool]:
     """Return queries as (q, full_dim) float32, and whether one 1-D query was given.
+
+    They are transformed, but not normalised.
 
     Raises
     ------
@@ -128,7 +133,7 @@ def check_queries(data: Any, full_dim: int, metric: str) -> tuple[Floats, bool]:
             f"queries have {array.shape[1]} dims; this index holds {full_dim}"
             " (pass full embeddings: the index truncates them itself)"
         )
-    rows = to_float32(array)
+    rows = apply_transform(to_float32(array), transform)
     bad = bad_rows(rows, "float32", zero_is_bad=metric == "cosine")
     if len(bad):
         raise_bad_rows(rows, bad, "queries", "float32")
@@ -157,6 +162,7 @@ def raise_bad_rows(
 ) -> None:
     """Raise the error that fits the first of the `bad` rows, naming some of them."""
     row = rows[bad[0]]
+    kind: type[InvalidArgumentError]
     if np.isfinite(row).all() and np.abs(row).max() <= np.finfo(dtype).max:
         kind, what = ZeroVectorError, "zero vectors have no direction under cosine"
     else:
@@ -174,6 +180,5 @@ def apply_transform(rows: Floats, transform: str | None) -> Floats:
     if transform is None:
         return rows
     out = rows.copy()
-    for row in out:
-        layer_norm(row)
+    layer_norm_rows(out)
     return out

@@ -7,6 +7,7 @@ is done with the arrays is `adjacency.py`'s matter.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -137,9 +138,8 @@ def _with_faiss(
     seed: int,
     threads: int,
 ) -> Links:
-    import faiss
-
-    index = faiss.IndexHNSWFlat(width, M, faiss.METRIC_INNER_PRODUCT)
+    faiss: Any = importlib.import_module("faiss")
+    index: Any = faiss.IndexHNSWFlat(width, M, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = ef_construction
     index.hnsw.rng = faiss.RandomGenerator(seed)
     before = faiss.omp_get_max_threads()
@@ -149,7 +149,7 @@ def _with_faiss(
             index.add(batch)
     finally:
         faiss.omp_set_num_threads(before)
-    hnsw = index.hnsw
+    hnsw: Any = index.hnsw
     levels = faiss.vector_to_array(hnsw.levels).astype(np.int32) - 1
     offsets = faiss.vector_to_array(hnsw.offsets).astype(np.int64)
     flat = faiss.vector_to_array(hnsw.neighbors)

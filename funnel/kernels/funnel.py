@@ -9,10 +9,12 @@ q = queries, d = full dims, n = rows, v = nodes, k = answers, r = records of the
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from funnel.kernels.jit import kernel, ticks
-from funnel.kernels.query import layer_norm, norm, project, quantise
+from funnel.kernels.query import norm, project, quantise
 from funnel.kernels.rerank import (
     extend,
     extend_with_squares,
@@ -27,20 +29,18 @@ from funnel.kernels.walk import NODE_BITS, NODE_MASK, best_entry, scan, walk
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
-EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, LAYER_NORM = 0, 1, 2, 3, 4, 5, 6
-KNOBS = 7
+EF, SHORTLIST, CUT, K, WIDTH, BY_NORM = 0, 1, 2, 3, 4, 5
+KNOBS = 6
 
 
 @kernel
-def prepare(raw: Array, query: Array, by_norm: bool, transformed: bool) -> np.float32:
-    """Copy a query, transform it and scale it to unit norm.
+def prepare(raw: Array, query: Array, by_norm: bool) -> np.float32:
+    """Copy a query, scaled to unit norm.
 
     Returns what its scores are multiplied by: 1, or its norm under inner product.
     """
+    full = norm(raw)
     query[:] = raw
-    if transformed:
-        layer_norm(query)
-    full = norm(query)
     if full > 0:
         for j in range(len(query)):
             query[j] = np.float32(np.float64(query[j]) / full)
@@ -210,16 +210,15 @@ def search_many(
     Parameters
     ----------
     queries : (q, d) float32
-        As given: transforms and norms are made here.
+        Not normalised.
     graph : codes, neighbours, entry nodes, entry codes, node starts, node rows
         (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, (n,) int64.
         No links (g = 0): every code is scanned. No starts: node i is row i.
     axes : (d, p) float32
         Of the projection; (0, 0) where it is the embedding's own prefix.
     vectors, plan : see `rerank`
-    knobs : (7,) int64
-        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?,
-        layer norm?
+    knobs : (6,) int64
+        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?
     code_unit : float
         The coordinate that a code of 1 stands for.
     visited : (v + 1,) uint8
@@ -243,7 +242,7 @@ def search_many(
     stages = len(plan[0])
     for i in range(len(queries)):
         began = ticks()
-        factor = prepare(queries[i], query, knobs[BY_NORM] != 0, knobs[LAYER_NORM] != 0)
+        factor = prepare(queries[i], query, knobs[BY_NORM] != 0)
         epoch = next_epoch(visited)
         size, scored, scale = retrieve(query, graph, axes, knobs, visited, epoch, best)
         m = expand(best, size, graph, knobs[K], rows, scores)
@@ -263,7 +262,7 @@ def search_many(
 
 
 @kernel
-def next_epoch(visited: Array) -> np.uint8:
+def next_epoch(visited: Array) -> Any:
     """Start a new walk: advance the epoch in the last entry, clear on overflow."""
     last = len(visited) - 1
     if visited[last] == 255:

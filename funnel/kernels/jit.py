@@ -134,7 +134,7 @@ def compile_seconds(functions: list[Callable[..., Any]]) -> float:
 
 if COMPILED:
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def prefetch(_context, rows, row, byte):  # type: ignore[no-untyped-def]
         """Ask for the cache line that holds byte `byte` of ``rows[row]``."""
 
@@ -157,7 +157,7 @@ if COMPILED:
 
         return types.void(rows, row, byte), codegen
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def widen(_context, value):  # type: ignore[no-untyped-def]
         """Return a stored number as float32; uint16 holds the bits of a float16."""
 
@@ -169,7 +169,7 @@ if COMPILED:
 
         return types.float32(value), codegen
 
-    @intrinsic  # type: ignore[misc]
+    @intrinsic
     def ticks(_context):  # type: ignore[no-untyped-def]
         """Return a count that grows evenly with time; its unit is the CPU's."""
         name = "llvm.readcyclecounter"

@@ -8,6 +8,8 @@ d = full dims, p = projected dims, w = bytes of a code (p, padded to 64).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from funnel.kernels.jit import kernel
@@ -35,8 +37,15 @@ def layer_norm(vector: Array) -> None:
 
 
 @kernel
-def norm(vector: Array) -> np.float64:
-    """Return the Euclidean norm, summed in float64."""
+def layer_norm_rows(rows: Array) -> None:
+    """Apply `layer_norm` to each of the (n, d) rows, in place."""
+    for i in range(len(rows)):
+        layer_norm(rows[i])
+
+
+@kernel
+def norm(vector: Array) -> Any:
+    """Return the Euclidean norm, float64, summed in float64."""
     total = np.float64(0)
     for j in range(len(vector)):
         total += np.float64(vector[j]) * np.float64(vector[j])

@@ -1,4 +1,4 @@
-"""Make an index directory, publish a manifest, find the newest one. All fsyncs are here.
+"""Make an index directory, publish a manifest, find the newest one.
 
 A new index is made in a hidden directory beside its place and renamed into it when it
 is whole, so that a half-built index can never be opened.

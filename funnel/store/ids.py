@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from funnel.errors import (
 from funnel.store.matrix import FileEntry, write_matrix
 
 Int64s = npt.NDArray[np.int64]
-Ids = Int64s | pa.ChunkedArray
+Ids: TypeAlias = Int64s | Any  # int64, or an Arrow column of text
 INT64_MAX = np.iinfo(np.int64).max
 MAX_ID_BYTES = 1024
 
@@ -115,12 +115,16 @@ def _text(ids: Any) -> pa.ChunkedArray:
     return arrow
 
 
-def key_of(identifier: int | str) -> int:
-    """Return the key of one id, as a signed 64-bit number."""
+def key_of(identifier: Any) -> int | None:
+    """Return the key of one id, as a signed 64-bit number; None if it has none."""
     if isinstance(identifier, str):
-        hashed = xxhash.xxh3_64_intdigest(identifier.encode("utf-8"))
+        try:
+            hashed = xxhash.xxh3_64_intdigest(identifier.encode("utf-8"))
+        except UnicodeEncodeError:
+            return None
         return hashed - (1 << 64) if hashed > INT64_MAX else hashed
-    return identifier
+    number = int(identifier)
+    return number if -INT64_MAX - 1 <= number <= INT64_MAX else None
 
 
 def keys_of(ids: Ids) -> Int64s:
@@ -157,8 +161,10 @@ def write_lookup(path: Path, keys: Int64s) -> FileEntry:
     return write_matrix(path, "key_row", np.stack([keys[order], order], axis=1))
 
 
-def candidate_rows(lookup: npt.NDArray[np.int64], key: int) -> Sequence[int]:
+def candidate_rows(lookup: npt.NDArray[np.int64], key: int | None) -> Sequence[int]:
     """Return the rows whose ids have this key: none, one, or a collision's."""
+    if key is None:
+        return []
     keys = lookup[:, 0]
     start = int(np.searchsorted(keys, key, side="left"))
     stop = int(np.searchsorted(keys, key, side="right"))

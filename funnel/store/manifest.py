@@ -86,8 +86,14 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the file's content: a line with length and checksum, then JSON."""
-        features = {"reader_features": [], "writer_features": []}
-        document = {"format": {"major": MAJOR, "minor": MINOR, **features}}
+        document: dict[str, Any] = {
+            "format": {
+                "major": MAJOR,
+                "minor": MINOR,
+                "reader_features": [],
+                "writer_features": [],
+            }
+        }
         document.update(asdict(self))
         body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         line = f"{MAGIC} {MAJOR} {len(body)} {xxhash.xxh3_128_hexdigest(body)}\n"

@@ -131,7 +131,7 @@ class MatrixWriter:
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Write (b, width) more rows."""
         piece = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1, self.width)
-        view = memoryview(piece.reshape(-1).view(np.uint8))
+        view = memoryview(piece.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
         while len(view):  # a raw file may take less than it is given
             view = view[self._file.write(view) :]
         self.rows += len(piece)

@@ -97,7 +97,7 @@ class SegmentFiles:
         return map_file(self.folder, self.segment.files["lookup"])
 
     def ids(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return the users' ids of `rows`, in their shape; rows of −1 give −1 or None."""
+        """Return the ids of `rows`, in their shape; rows of −1 give −1 or None."""
         if self.id_kind == "row":
             return rows
         if self.id_kind == "int64":
@@ -120,19 +120,13 @@ class SegmentFiles:
         return pa.chunked_array(self._ids)
 
     def row_of(self, identifier: Any) -> int:
-        """Return the row of an id, or −1."""
-        wanted = str if self.id_kind == "text" else (int, np.integer)
+        """Return the row of an id, or −1; an id of another type is no row's."""
+        wanted = str if self.id_kind == "text" else int | np.integer
         if not isinstance(identifier, wanted) or isinstance(identifier, bool):
             return -1
         if self.id_kind == "row":
-            return int(identifier) if 0 <= identifier < self.rows else -1
-        if isinstance(identifier, str):
-            try:
-                identifier.encode("utf-8")
-            except UnicodeEncodeError:
-                return -1
-        elif not -(2**63) <= identifier < 2**63:
-            return -1
+            row = int(identifier)
+            return row if 0 <= row < self.rows else -1
         for row in candidate_rows(self._lookup, key_of(identifier)):
             if self.ids(np.array([row]))[0] == identifier:
                 return row

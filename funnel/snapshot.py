@@ -1,0 +1,105 @@
+"""One version of an index, open: mapped arrays, threads, and scratch for walks.
+
+What a search reads; searches nothing itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.store.commit import DATA
+from funnel.store.manifest import Manifest
+from funnel.store.segment import SegmentFiles, map_file
+
+
+class Snapshot:
+    """One version of an index, open: mapped arrays, and scratch for walks.
+
+    Parameters
+    ----------
+    folder : Path
+    manifest : Manifest
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        data = folder / DATA
+        self.manifest = manifest
+        self.segment = SegmentFiles(data, manifest.segments[0], manifest.id_kind)
+        self.axes = np.empty((0, 0), np.float32)
+        self.axes.flags.writeable = False
+        if "axes" in manifest.files:
+            self.axes = map_file(data, manifest.files["axes"])
+        s = self.segment
+        entry_codes = s.codes[s.entries]
+        entry_codes.flags.writeable = False
+        s.entries.flags.writeable = False
+        self.graph = (
+            s.codes, s.neighbours, s.entries, entry_codes, s.node_starts, s.node_rows,
+        )  # fmt: skip
+        self.vectors = (s.blocks, s.block_starts, s.norms)
+        self._scratch: list[npt.NDArray[np.uint8]] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_lock = threading.Lock()
+
+    def borrow_scratch(self) -> npt.NDArray[np.uint8]:
+        """Return a `visited` array that no other thread has."""
+        try:
+            return self._scratch.pop()
+        except IndexError:
+            return np.zeros(len(self.segment.codes) + 1, np.uint8)
+
+    def return_scratch(self, visited: npt.NDArray[np.uint8]) -> None:
+        """Give a `visited` array back for the next search."""
+        self._scratch.append(visited)
+
+    def pool(self) -> ThreadPoolExecutor:
+        """Return the threads that batches are shared among."""
+        with self._pool_lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(cpu_count(), "funnel")
+            return self._pool
+
+    def close(self) -> None:
+        """Stop the threads."""
+        with self._pool_lock:
+            if self._pool is not None:
+                self._pool.shutdown(wait=True)
+                self._pool = None
+
+
+def cpu_count() -> int:
+    """Return the CPUs that this process may run on."""
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
+
+
+def share_queries(
+    snapshot: Snapshot, count: int, threads: int, work: Callable[[int, int], Any]
+) -> list[Any]:
+    """Run ``work(start, stop)`` over slices of `count` queries, in threads."""
+    threads = max(1, min(threads, count))
+    if threads == 1:
+        return [work(0, count)]
+    pieces = min(count, threads * 4)
+    edges = [count * i // pieces for i in range(pieces + 1)]
+    gate = threading.Semaphore(threads)
+
+    def guarded(start: int, stop: int) -> Any:
+        with gate:
+            return work(start, stop)
+
+    pool = snapshot.pool()
+    futures = [pool.submit(guarded, a, b) for a, b in itertools.pairwise(edges)]
+    return [future.result() for future in futures]
