@@ -1,0 +1,108 @@
+"""Build an index: two passes over the data, one graph, one manifest.
+
+Pass 1 (`ingest.py`) streams the source's rows to the vector blocks and keeps a sample;
+pass 2 (`segment.py`) reads our own map of them and makes norms, codes and graph. Memory
+is bounded by the sample, the graph and a few bytes a row.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+
+from funnel.build.coordinates import norm_columns
+from funnel.build.ingest import Ingest
+from funnel.build.options import Options
+from funnel.build.segment import SegmentBuilder
+from funnel.progress import Progress
+from funnel.projection import Projection, choose_projection
+from funnel.sources import Batch
+from funnel.store.commit import DATA, fresh_name
+from funnel.store.ids import Ids
+from funnel.store.manifest import Manifest, Segment
+from funnel.store.matrix import write_matrix
+from funnel.version import __version__
+
+__all__ = ["Options", "build_index"]
+
+
+def build_index(
+    folder: Path,
+    batches: Iterator[Batch],
+    rows: int | None,
+    ids: Ids | None,
+    options: Options,
+    progress: Progress,
+) -> Manifest:
+    """Write the files of a new index to `folder`; return its manifest, unpublished.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty index directory.
+    batches : iterator of Batch
+    rows : int or None
+        How many rows they hold, if that is known.
+    ids : checked ids of all rows, or None
+        None takes the batches' own, or row numbers.
+    options : Options
+    progress : Progress
+    """
+    name = fresh_name()
+    ingest = Ingest(folder / DATA, name, options)
+    try:
+        ingest.write_rows(batches, rows, progress)
+        id_kind = ingest.write_ids(ids)
+        with progress.step("projection", 1) as advance:
+            projection = choose_projection(
+                ingest.sample.rows(),
+                options.projection,
+                options.graph_dim,
+                options.code_dim,
+                options.seed,
+            )
+            advance(1)
+        segment = SegmentBuilder(ingest, projection, progress).write(name)
+    except BaseException:
+        ingest.abandon()
+        raise
+    return _manifest(folder, ingest, segment, id_kind, projection)
+
+
+def _manifest(
+    folder: Path, ingest: Ingest, segment: Segment, id_kind: str, projection: Projection
+) -> Manifest:
+    """Return the first version of an index of one segment."""
+    files, o = {}, ingest.options
+    if projection.kind == "pca":
+        path = folder / DATA / f"{fresh_name()}.axes.arrow"
+        files["axes"] = write_matrix(path, "axis", projection.axes)
+    return Manifest(
+        uuid=str(uuid.uuid4()),
+        version=1,
+        parent=0,
+        created_unix=time.time(),
+        writer={"funnel": __version__, "pyarrow": pa.__version__},
+        full_dim=o.full_dim,
+        dims=o.dims,
+        norm_dims=norm_columns(o, projection),
+        metric=o.metric,
+        dtype=o.dtype,
+        transform=o.transform,
+        id_kind=id_kind,
+        projection=projection.kind,
+        graph_dim=projection.graph_dim,
+        code_dim=projection.code_dim,
+        rows=ingest.rows,
+        segments=(segment,),
+        files=files,
+        notes={
+            "projection": projection.reason,
+            "shortlist_needed": projection.needed,
+            "dropped_rows": ingest.seen - ingest.rows,
+        },
+    )

@@ -1,0 +1,102 @@
+"""Stored rows and their coordinates on the projection, read in chunks from our map.
+
+Makes norms, codes and what the graph is built over; writes none of them (`segment.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.build.options import Options
+from funnel.kernels.jit import LINE_BYTES
+from funnel.kernels.rows import prefix_norms
+from funnel.kernels.types import Floats
+from funnel.projection import Projection, unit
+
+CHUNK_BYTES = 32 << 20
+CODE_QUANTILE = 0.9999  # larger coordinates are clipped: a finer step for the rest
+
+
+class Coordinates:
+    """Rows of the map, and their coordinates on the projection.
+
+    Parameters
+    ----------
+    blocks : sequence of (n, width) arrays
+        The column blocks, mapped.
+    options : Options
+    projection : Projection
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[npt.NDArray[Any]],
+        options: Options,
+        projection: Projection,
+    ) -> None:
+        self.projection, self.options, self._blocks = projection, options, blocks
+
+    def chunks(self, rows: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges of rows that are about `CHUNK_BYTES` as float32."""
+        step = max(1, CHUNK_BYTES // (4 * self.options.full_dim))
+        for start in range(0, rows, step):
+            yield start, min(start + step, rows)
+
+    def raw(self, rows: npt.NDArray[np.int64]) -> Floats:
+        """Return stored rows at full width, as float32."""
+        consecutive = len(rows) and rows[-1] - rows[0] == len(rows) - 1
+        at: Any = slice(rows[0], rows[-1] + 1) if consecutive else rows
+        parts = [block[at] for block in self._blocks]
+        return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
+
+    def of(self, raw: Floats, width: int) -> Floats:
+        """Return renormalised coordinates; under inner product, times the full norm."""
+        short = unit(self._project(raw, width))
+        if self.options.metric == "ip":
+            short *= np.linalg.norm(raw, axis=1, keepdims=True)
+        return short
+
+    def _project(self, raw: Floats, width: int) -> Floats:
+        if self.projection.kind == "pca":
+            return raw @ self.projection.axes[:, :width]
+        return np.ascontiguousarray(raw[:, :width])
+
+    def norms(self, raw: Floats, dims: npt.NDArray[np.int64]) -> Floats:
+        """Return prefix norms, then, for axes, the norm of the code's coordinates."""
+        out = np.empty((len(raw), len(dims)), np.float32)
+        prefix_norms(raw, dims, out)
+        if self.projection.kind != "pca":
+            return out
+        short = self._project(raw, self.projection.code_dim)
+        held = np.linalg.norm(short, axis=1, keepdims=True)
+        return np.concatenate([held, out], axis=1)
+
+    def code_unit(self, sample: Floats) -> float:
+        """Return the coordinate that a code of 1 stands for."""
+        short = np.abs(self.of(sample, self.projection.code_dim))
+        top = float(np.quantile(short, CODE_QUANTILE)) or float(short.max()) or 1.0
+        return top / 127
+
+
+def padded(width: int) -> int:
+    """Return `width` rounded up to whole cache lines."""
+    return -(-width // LINE_BYTES) * LINE_BYTES
+
+
+def norm_columns(options: Options, projection: Projection) -> tuple[int, ...]:
+    """Return the prefixes whose norms are stored, full_dim last."""
+    widths = set(options.dims)
+    if projection.kind == "prefix":
+        widths.add(projection.code_dim)
+    return tuple(sorted(widths))
+
+
+def quantise_rows(short: Floats, code_unit: float, width: int) -> npt.NDArray[np.int8]:
+    """Return coordinates as int8, padded with zeros to `width`."""
+    codes = np.zeros((len(short), width), np.int8)
+    codes[:, : short.shape[1]] = np.clip(np.rint(short / code_unit), -127, 127)
+    return codes

@@ -1,0 +1,162 @@
+"""Pass 1: stream a source's rows to the vector blocks; keep a sample, hashes and ids.
+
+Reads the source once. What is derived from the rows is pass 2's matter (`segment.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from funnel.build.nodes import row_hashes
+from funnel.build.options import Options
+from funnel.build.sample import Reservoir
+from funnel.errors import InvalidArgumentError
+from funnel.kernels.types import Floats, Rows
+from funnel.progress import Progress
+from funnel.sources import Batch
+from funnel.store.ids import Ids, check_distinct, check_ids, keys_of, write_lookup
+from funnel.store.matrix import FileEntry, MatrixWriter, write_matrix
+from funnel.store.tables import TableWriter
+from funnel.vectors import apply_transform, bad_rows, check_rows, raise_bad_rows
+
+
+def vector_blocks(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Return where the column blocks start, and full_dim.
+
+    Short prefixes lie in a block of their own, so that they share pages with each
+    other and not with dims that only the last survivors need.
+    """
+    full_dim = dims[-1]
+    inner = [edge for edge in (128, 512) if edge * 2 <= full_dim and edge in dims]
+    return (0, *inner, full_dim)
+
+
+class Ingest:
+    """Writes what a source brings: vectors, ids, metadata.
+
+    Parameters
+    ----------
+    folder : Path
+        Where data files go.
+    name : str
+        How their names begin.
+    options : Options
+    """
+
+    def __init__(self, folder: Path, name: str, options: Options) -> None:
+        self._folder, self._name, self.options = folder, name, options
+        self.files: dict[str, FileEntry] = {}
+        self.edges = vector_blocks(options.dims)
+        self.rows = self.seen = 0
+        self.sample = Reservoir(options.full_dim, options.seed)
+        self._writers = [
+            MatrixWriter(self.path(f"vectors{i}"), "vector", b - a, options.dtype)
+            for i, (a, b) in enumerate(zip(self.edges, self.edges[1:], strict=False))
+        ]
+        self._metadata = TableWriter(self.path("metadata"))
+        self._text_ids = TableWriter(self.path("ids"))
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._kept: list[Rows] = []
+        self._ids: list[Ids] = []
+
+    def path(self, role: str) -> Path:
+        """Return where the file of this role goes."""
+        return self._folder / f"{self._name}.{role}.arrow"
+
+    def write_rows(
+        self, batches: Iterator[Batch], total: int | None, progress: Progress
+    ) -> None:
+        """Stream all batches to disk."""
+        with progress.step("writing", total) as advance:
+            for batch in batches:
+                vectors = self._clean(batch)
+                for i, writer in enumerate(self._writers):
+                    writer.append(vectors[:, self.edges[i] : self.edges[i + 1]])
+                self.sample.offer(vectors)
+                stored = vectors.astype(self.options.dtype, copy=False)
+                self._hashes.append(row_hashes(stored))
+                advance(len(batch.vectors))
+        if not self.rows:
+            raise InvalidArgumentError("there are no embeddings to build from")
+        for i, writer in enumerate(self._writers):
+            self.files[f"vectors{i}"] = writer.finish()
+        if self._metadata.rows:
+            self.files["metadata"] = self._metadata.finish()
+
+    def blocks(self) -> list[npt.NDArray[Any]]:
+        """Return the vector blocks, mapped."""
+        return [writer.flushed() for writer in self._writers]
+
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Return a hash of each stored row."""
+        return np.concatenate(self._hashes)
+
+    def _clean(self, batch: Batch) -> Floats:
+        """Check a batch, leave out its bad rows, and take its ids and metadata."""
+        o = self.options
+        vectors = check_rows(batch.vectors, "embeddings", o.full_dim)
+        vectors = apply_transform(vectors, o.transform)
+        bad = bad_rows(vectors, o.dtype, zero_is_bad=o.metric == "cosine")
+        if len(bad) and not o.drop_bad:
+            raise_bad_rows(vectors, bad, "embeddings", o.dtype, self.seen)
+        keep = np.setdiff1d(np.arange(len(vectors)), bad)
+        self._kept.append(keep + self.seen)
+        if batch.ids is not None:
+            self._ids.append(_take(check_ids(batch.ids), keep))
+        if batch.columns is not None:
+            self._metadata.append(
+                batch.columns.take(keep) if len(bad) else batch.columns
+            )
+        self.seen += len(vectors)
+        self.rows += len(keep)
+        return vectors[keep] if len(bad) else vectors
+
+    def write_ids(self, given: Ids | None) -> str:
+        """Store ids and their lookup; return the kind of ids."""
+        ids = self._all_ids(given)
+        if ids is None:
+            return "row"
+        keys = keys_of(ids)
+        check_distinct(keys, ids)
+        if isinstance(ids, np.ndarray):
+            self.files["ids"] = write_matrix(self.path("ids"), "id", ids)
+        else:
+            self._text_ids.append(pa.table({"id": ids}))
+            self.files["ids"] = self._text_ids.finish()
+        self.files["lookup"] = write_lookup(self.path("lookup"), keys)
+        return "int64" if isinstance(ids, np.ndarray) else "text"
+
+    def _all_ids(self, given: Ids | None) -> Ids | None:
+        """Return the ids of all kept rows: those given, the source's, or None."""
+        dropped = self.rows != self.seen
+        if given is not None:
+            if len(given) != self.seen:
+                raise InvalidArgumentError(
+                    f"there are {len(given)} ids for {self.seen} embeddings"
+                )
+            return _take(given, np.concatenate(self._kept)) if dropped else given
+        if self._ids:
+            if isinstance(self._ids[0], np.ndarray):
+                return np.concatenate(self._ids)
+            text: list[Any] = self._ids
+            return pa.chunked_array([c for ids in text for c in ids.chunks])
+        return np.concatenate(self._kept) if dropped else None
+
+    def abandon(self) -> None:
+        """Close what is open."""
+        for matrix in self._writers:
+            matrix.abandon()
+        self._metadata.abandon()
+        self._text_ids.abandon()
+
+
+def _take(ids: Ids, keep: Rows) -> Ids:
+    if len(keep) == len(ids):
+        return ids
+    return ids[keep] if isinstance(ids, np.ndarray) else ids.take(keep)

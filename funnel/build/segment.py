@@ -1,0 +1,132 @@
+"""Pass 2: nodes, norms, codes and links of the rows that pass 1 stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from funnel.build.coordinates import (
+    Coordinates,
+    norm_columns,
+    padded,
+    quantise_rows,
+)
+from funnel.build.ingest import Ingest
+from funnel.build.nodes import first_equal
+from funnel.graph.adjacency import choose_entries, unreachable
+from funnel.graph.build import build_graph
+from funnel.kernels.types import Floats, Rows
+from funnel.progress import Progress
+from funnel.projection import Projection
+from funnel.store.manifest import Segment
+from funnel.store.matrix import MatrixWriter, write_matrix
+
+SCAN_ROWS = 1_000  # below that a scan of all codes is faster than a walk
+
+
+class SegmentBuilder:
+    """Derives a segment's files from its stored rows.
+
+    Parameters
+    ----------
+    ingest : Ingest
+        Finished.
+    projection : Projection
+    progress : Progress
+    """
+
+    def __init__(
+        self, ingest: Ingest, projection: Projection, progress: Progress
+    ) -> None:
+        self._ingest, self._progress = ingest, progress
+        self._options, self._projection = ingest.options, projection
+        self._coordinates = Coordinates(ingest.blocks(), ingest.options, projection)
+
+    def write(self, name: str) -> Segment:
+        """Write all files; return the segment, called `name`."""
+        node_rows = self._write_nodes()
+        code_unit = self._write_norms_and_codes(node_rows)
+        graph = self._write_links(node_rows)
+        i = self._ingest
+        return Segment(
+            name, i.rows, len(node_rows), i.edges, code_unit, graph, dict(i.files)
+        )
+
+    def _put(self, role: str, column: str, array: Any) -> None:
+        path = self._ingest.path(role)
+        self._ingest.files[role] = write_matrix(path, column, array)
+
+    def _write_nodes(self) -> Rows:
+        """Give equal rows one node; return the first row of each node."""
+        first = first_equal(self._ingest.hashes(), self._coordinates.raw)
+        owners = np.flatnonzero(first == np.arange(len(first)))
+        if len(owners) == len(first):
+            return owners
+        node_of_row = np.searchsorted(owners, first)
+        order = np.argsort(node_of_row, kind="stable")
+        starts = np.searchsorted(node_of_row[order], np.arange(len(owners) + 1))
+        self._put("node_starts", "start", starts.astype(np.int64))
+        self._put("node_rows", "row", order.astype(np.int64))
+        return owners
+
+    def _write_norms_and_codes(self, node_rows: Rows) -> float:
+        """Write both in one reading of the rows; return a code's unit."""
+        at, c = self._ingest, self._coordinates
+        norm_dims = np.array(norm_columns(self._options, self._projection), np.int64)
+        columns = len(norm_dims) + (self._projection.kind == "pca")
+        code_dim = self._projection.code_dim
+        norms = MatrixWriter(at.path("norms"), "norm", columns, "float32")
+        codes = MatrixWriter(at.path("codes"), "code", padded(code_dim), "int8")
+        code_unit = c.code_unit(at.sample.rows())
+        with self._progress.step("coding", at.rows) as advance:
+            for start, stop in c.chunks(at.rows):
+                raw = c.raw(np.arange(start, stop))
+                norms.append(c.norms(raw, norm_dims))
+                low, high = np.searchsorted(node_rows, (start, stop))
+                short = c.of(raw[node_rows[low:high] - start], code_dim)
+                codes.append(quantise_rows(short, code_unit, codes.width))
+                advance(stop - start)
+        at.files["norms"], at.files["codes"] = norms.finish(), codes.finish()
+        return code_unit
+
+    def _write_links(self, node_rows: Rows) -> dict[str, Any]:
+        """Build the graph; return how, or nothing where codes are to be scanned."""
+        o, n = self._options, len(node_rows)
+        if n < SCAN_ROWS:
+            return {}
+        began = time.perf_counter()
+        links = build_graph(
+            self._node_batches(node_rows),
+            n,
+            self._projection.graph_dim,
+            builder=o.builder,
+            M=o.M,
+            ef_construction=o.ef_construction,
+            seed=o.seed,
+            threads=o.threads,
+        )
+        entries = choose_entries(links)
+        lost = unreachable(links.neighbours, entries)
+        self._put("links", "node", links.neighbours)
+        self._put("entries", "node", np.concatenate([entries, lost]))
+        return {
+            "builder": o.builder,
+            "M": o.M,
+            "ef_construction": o.ef_construction,
+            "seed": o.seed,
+            "threads": o.threads,
+            "unreachable": len(lost),
+            "seconds": round(time.perf_counter() - began, 3),
+        }
+
+    def _node_batches(self, node_rows: Rows) -> Iterator[Floats]:
+        """Yield the nodes' coordinates, renormalised, in node order."""
+        n, c = len(node_rows), self._coordinates
+        with self._progress.step("graph", n) as advance:
+            for start, stop in c.chunks(n):
+                raw = c.raw(node_rows[start:stop])
+                yield c.of(raw, self._projection.graph_dim)
+                advance(stop - start)
