@@ -258,13 +258,13 @@ class FunnelIndex:
         """
         check_habits(habits, "search")
         snapshot = self._snapshot()
-        plan = check_search(
-            snapshot.manifest, k, shortlist, cascade, ef_search, mode, threads
+        plan = snapshot.remember(
+            check_search, k, shortlist, cascade, ef_search, mode, threads
         )
         rows_in, single = check_queries(
             queries, self.full_dim, self.metric, self._manifest.transform
         )
-        rows, scores, cost = search(snapshot, rows_in, plan)
+        rows, scores, cost = search(snapshot, rows_in, plan, trace)
         ids = snapshot.segment.ids(rows)
         if single:
             ids, scores = ids[0], scores[0]

@@ -6,7 +6,7 @@ Queries come checked from `index.py`; the arithmetic is in `kernels/`.
 from __future__ import annotations
 
 import time
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,98 +20,106 @@ from funnel.snapshot import Snapshot, share_queries
 from funnel.store.manifest import Manifest
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A plan as the arrays that kernels take.
+
+    Parameters
+    ----------
+    steps : tuple of (name, dim)
+        The records of the trace, in order.
+    stages : three int64 arrays, an entry a stage that scores
+        Dim, keep, and the column of its norms (−1 if they are not stored).
+    knobs : (6,) int64
+        See `kernels/funnel.py`.
+    """
+
+    steps: tuple[tuple[str, int], ...]
+    stages: tuple[Rows, Rows, Rows]
+    knobs: Rows
+
+
 def search(
-    snapshot: Snapshot, queries: Floats, plan: Plan
-) -> tuple[Rows, Floats, Trace]:
+    snapshot: Snapshot, queries: Floats, plan: Plan, traced: bool
+) -> tuple[Rows, Floats, Trace | None]:
     """Return rows and scores, each (q, k), best first, and what it cost."""
     if plan.mode in ("exact", "prefix"):
         return scan(snapshot, queries, plan)
-    return _walk(snapshot, queries, plan)
-
-
-def _walk(
-    snapshot: Snapshot, queries: Floats, plan: Plan
-) -> tuple[Rows, Floats, Trace]:
-    m, q = snapshot.manifest, len(queries)
-    stages, cut = _stages(plan)
-    arrays = _plan_arrays(m, stages)
-    knobs = np.zeros(k.KNOBS, np.int64)
-    knobs[k.EF], knobs[k.SHORTLIST] = plan.ef, plan.shortlist
-    knobs[k.CUT] = cut.keep if cut else plan.shortlist
-    knobs[k.K], knobs[k.WIDTH] = plan.k, m.code_dim
-    knobs[k.BY_NORM] = m.metric == "ip"
+    q = len(queries)
+    layout: Layout = snapshot.remember(lay_out, plan)
     rows = np.empty((q, plan.k), np.int64)
     scores = np.empty((q, plan.k), np.float32)
-    records = 1 + (cut is not None) + len(stages)
 
-    def work(start: int, stop: int) -> tuple[Any, int]:
-        trace = np.zeros((records, 4), np.int64)
+    def work(start: int, stop: int) -> tuple[Rows, int]:
+        trace = np.zeros((len(layout.steps), 4), np.int64)
         visited = snapshot.borrow_scratch()
-        out = rows[start:stop], scores[start:stop], trace
         began = time.perf_counter_ns()
         k.search_many(
-            queries[start:stop], snapshot.graph, snapshot.axes, snapshot.vectors,
-            arrays, knobs, snapshot.segment.segment.code_unit, visited, out,
-        )  # fmt: skip
+            queries[start:stop],
+            snapshot.graph,
+            snapshot.axes,
+            snapshot.vectors,
+            layout.stages,
+            layout.knobs,
+            snapshot.segment.segment.code_unit,
+            visited,
+            (rows[start:stop], scores[start:stop], trace),
+        )
         spent = time.perf_counter_ns() - began
         snapshot.return_scratch(visited)
         return trace, spent
 
     parts = share_queries(snapshot, q, plan.threads, work)
-    return rows, scores, _trace(snapshot, plan, cut, stages, parts, q)
+    return rows, scores, _trace(snapshot, layout, parts, q) if traced else None
 
 
-def _stages(plan: Plan) -> tuple[list[Stage], Stage | None]:
-    """Split a cascade into the stages that score, and the cut by the walk's order.
+def lay_out(manifest: Manifest, plan: Plan) -> Layout:
+    """Return the arrays of a plan.
 
     A stage that passes on all it receives is not run, unless it is the last.
     """
-    if plan.cascade is None:
-        return [], None
-    stages = list(plan.cascade)
-    cut = stages.pop(0) if stages[0].space == "codes" else None
-    count, kept = (cut.keep if cut else plan.shortlist), []
-    for i, stage in enumerate(stages):
-        if stage.keep < count or i == len(stages) - 1:
-            kept.append(stage)
+    stages = list(plan.cascade or ())
+    steps = [("walk", manifest.code_dim)]
+    count = plan.shortlist
+    if stages and stages[0].space == "codes":
+        cut = stages.pop(0)
+        count = min(count, cut.keep)
+        steps.append(("cut", cut.dim))
+    knobs = np.zeros(k.KNOBS, np.int64)
+    knobs[k.EF], knobs[k.SHORTLIST], knobs[k.CUT] = plan.ef, plan.shortlist, count
+    knobs[k.K], knobs[k.WIDTH] = plan.k, manifest.code_dim
+    knobs[k.BY_NORM] = manifest.metric == "ip"
+    run: list[Stage] = []
+    for stage in stages:
+        if stage.keep < count or stage is stages[-1]:
+            run.append(stage)
             count = min(count, stage.keep)
-    return kept, cut
-
-
-def _plan_arrays(manifest: Manifest, stages: list[Stage]) -> tuple[Any, Any, Any]:
     offset = int(manifest.projection == "pca")  # the code's own norms come first
     column = {dim: i + offset for i, dim in enumerate(manifest.norm_dims)}
-    return (
-        np.array([s.dim for s in stages], np.int64),
-        np.array([s.keep for s in stages], np.int64),
-        np.array([column.get(s.dim, -1) for s in stages], np.int64),
+    arrays = (
+        np.array([s.dim for s in run], np.int64),
+        np.array([s.keep for s in run], np.int64),
+        np.array([column.get(s.dim, -1) for s in run], np.int64),
     )
+    return Layout((*steps, *(("rerank", s.dim) for s in run)), arrays, knobs)
 
 
 def _trace(
-    snapshot: Snapshot,
-    plan: Plan,
-    cut: Stage | None,
-    stages: list[Stage],
-    parts: list[tuple[Any, int]],
-    queries: int,
+    snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int]], queries: int
 ) -> Trace:
-    m, s = snapshot.manifest, snapshot.segment
-    total = sum(part for part, _ in parts)
+    s = snapshot.segment
+    total = np.sum([part for part, _ in parts], axis=0)
     spent_us = sum(spent for _, spent in parts) / 1e3
     ticks = max(1, int(total[:, k.TICKS].sum()))
-    size = s.blocks[0].itemsize
-    named = [("walk" if s.neighbours.shape[1] else "scan", m.code_dim)]
-    named += [("cut", cut.dim)] if cut else []
-    named += [("rerank", stage.dim) for stage in stages]
     records = []
-    for (name, dim), record in zip(named, total.tolist(), strict=True):
+    for (name, dim), record in zip(layout.steps, total.tolist(), strict=True):
         rows_in, kept, dims_read = record[:3]
-        read = dims_read * size + rows_in * 4
-        if name in ("walk", "scan"):
+        read = 0
+        if name == "rerank":  # the dims, and a norm
+            read = dims_read * s.blocks[0].itemsize + rows_in * 4
+        elif name == "walk":
             read = rows_in * s.codes.shape[1]
-        if name == "cut":
-            read = 0
+            name = name if s.neighbours.shape[1] else "scan"
         share = record[k.TICKS] / ticks * spent_us
         records.append(TraceStage(name, dim, rows_in, kept, dims_read, read, share))
     return Trace(tuple(records), queries, spent_us)

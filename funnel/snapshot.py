@@ -5,6 +5,7 @@ What a search reads; searches nothing itself.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import threading
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest
 from funnel.store.segment import SegmentFiles, map_file
+
+REMEMBERED = 256  # plans
 
 
 class Snapshot:
@@ -46,9 +49,23 @@ class Snapshot:
             s.codes, s.neighbours, s.entries, entry_codes, s.node_starts, s.node_rows,
         )  # fmt: skip
         self.vectors = (s.blocks, s.block_starts, s.norms)
+        self._remembered = functools.lru_cache(REMEMBERED, typed=True)(self._make)
         self._scratch: list[npt.NDArray[np.uint8]] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock = threading.Lock()
+
+    def remember(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        """Return ``make(manifest, *arguments)``, made once for equal arguments.
+
+        Equal also means of equal type: True is not 1.
+        """
+        try:
+            return self._remembered(make, *arguments)
+        except TypeError:  # an argument that has no hash: let `make` judge it
+            return make(self.manifest, *arguments)
+
+    def _make(self, make: Callable[..., Any], *arguments: Any) -> Any:
+        return make(self.manifest, *arguments)
 
     def borrow_scratch(self) -> npt.NDArray[np.uint8]:
         """Return a `visited` array that no other thread has."""

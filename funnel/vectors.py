@@ -19,6 +19,7 @@ from funnel.errors import (
     ZeroVectorError,
 )
 from funnel.kernels.query import layer_norm_rows
+from funnel.kernels.rows import squared_norms
 from funnel.kernels.types import Floats
 
 TRANSFORMS = ("layer_norm",)
@@ -38,6 +39,8 @@ def as_array(data: Any, name: str) -> npt.NDArray[Any]:
     DimensionError
         For rows of unequal length.
     """
+    if type(data) is np.ndarray and data.dtype == np.float32:
+        return data
     if data is None or isinstance(data, str | bytes | dict | set | int | float | bool):
         raise InvalidTypeError(
             f"{name} must be an array of numbers, not {type(data).__name__}"
@@ -75,9 +78,13 @@ def _convert(data: Any, name: str) -> npt.NDArray[Any]:
 
 
 def to_float32(array: npt.NDArray[Any]) -> Floats:
-    """Return native, C-contiguous float32; too large numbers become infinite."""
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
+    """Return native, C-contiguous, writable float32; too large is infinite."""
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    rows = np.ascontiguousarray(array, dtype=np.float32)
+    # Numba compiles anew for a read-only array: hand it one kind only.
+    return rows if rows.flags.writeable else rows.copy()
 
 
 def check_rows(data: Any, name: str, full_dim: int | None = None) -> Floats:
@@ -137,8 +144,7 @@ def check_queries(
     bad = bad_rows(rows, "float32", zero_is_bad=metric == "cosine")
     if len(bad):
         raise_bad_rows(rows, bad, "queries", "float32")
-    # Numba compiles anew for a read-only array: hand it one kind only.
-    return (rows if rows.flags.writeable else rows.copy()), single
+    return rows, single
 
 
 def bad_rows(rows: Floats, dtype: str, *, zero_is_bad: bool) -> npt.NDArray[np.intp]:
@@ -147,7 +153,8 @@ def bad_rows(rows: Floats, dtype: str, *, zero_is_bad: bool) -> npt.NDArray[np.i
     One pass over the data: a row's sum of squares in float64 is finite exactly where
     all its numbers are (float32 squares cannot overflow float64).
     """
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    squares = np.empty(len(rows))
+    squared_norms(rows, squares)
     bad = ~np.isfinite(squares)
     if dtype == "float16":
         bad |= np.abs(rows).max(axis=1, initial=0) > np.finfo(np.float16).max

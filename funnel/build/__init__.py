@@ -7,15 +7,17 @@ is bounded by the sample, the graph and a few bytes a row.
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from funnel.build.coordinates import norm_columns
-from funnel.build.ingest import Ingest
+from funnel.build.ingest import Ingest, vector_blocks
 from funnel.build.options import Options
 from funnel.build.segment import SegmentBuilder
 from funnel.progress import Progress
@@ -25,9 +27,11 @@ from funnel.store.commit import DATA, fresh_name
 from funnel.store.ids import Ids
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import write_matrix
+from funnel.vectors import to_float32
 from funnel.version import __version__
 
 __all__ = ["Options", "build_index"]
+LIKELY_ROWS = 4_096
 
 
 def build_index(
@@ -53,9 +57,11 @@ def build_index(
     progress : Progress
     """
     name = fresh_name()
-    ingest = Ingest(folder / DATA, name, options)
+    first = next(batches)
+    edges = vector_blocks(_likely_projection(first, options), options.full_dim)
+    ingest = Ingest(folder / DATA, name, options, edges)
     try:
-        ingest.write_rows(batches, rows, progress)
+        ingest.write_rows(itertools.chain([first], batches), rows, progress)
         id_kind = ingest.write_ids(ids)
         with progress.step("projection", 1) as advance:
             projection = choose_projection(
@@ -71,6 +77,20 @@ def build_index(
         ingest.abandon()
         raise
     return _manifest(folder, ingest, segment, id_kind, projection)
+
+
+def _likely_projection(batch: Batch, options: Options) -> str:
+    """Guess from the first rows what the sample will choose: blocks depend on it.
+
+    A wrong guess costs a little speed; the choice itself is made on the whole sample.
+    """
+    if options.projection != "auto":
+        return options.projection
+    step = -(-len(batch.vectors) // LIKELY_ROWS)
+    rows = to_float32(batch.vectors[::step])
+    rows = rows[np.isfinite(rows).all(axis=1)]
+    widths = options.graph_dim, options.code_dim
+    return choose_projection(rows, "auto", *widths, options.seed).kind
 
 
 def _manifest(

@@ -26,15 +26,17 @@ from funnel.store.tables import TableWriter
 from funnel.vectors import apply_transform, bad_rows, check_rows, raise_bad_rows
 
 
-def vector_blocks(dims: tuple[int, ...]) -> tuple[int, ...]:
+def vector_blocks(kind: str, full_dim: int) -> tuple[int, ...]:
     """Return where the column blocks start, and full_dim.
 
-    Short prefixes lie in a block of their own, so that they share pages with each
-    other and not with dims that only the last survivors need.
+    Over the own prefix a cascade reads short prefixes of many rows and the rest of
+    few: they lie apart, so that short ones share pages with each other. Over principal
+    axes only whole rows are read: in one block that is a third faster.
     """
-    full_dim = dims[-1]
-    inner = [edge for edge in (128, 512) if edge * 2 <= full_dim and edge in dims]
-    return (0, *inner, full_dim)
+    inner = [edge for edge in (128, 256, 512) if edge * 2 <= full_dim]
+    if kind == "pca" or not inner:
+        return 0, full_dim
+    return 0, inner[-1], full_dim
 
 
 class Ingest:
@@ -47,12 +49,16 @@ class Ingest:
     name : str
         How their names begin.
     options : Options
+    edges : tuple of int
+        First dim of each column block, then full_dim.
     """
 
-    def __init__(self, folder: Path, name: str, options: Options) -> None:
+    def __init__(
+        self, folder: Path, name: str, options: Options, edges: tuple[int, ...]
+    ) -> None:
         self._folder, self._name, self.options = folder, name, options
         self.files: dict[str, FileEntry] = {}
-        self.edges = vector_blocks(options.dims)
+        self.edges = edges
         self.rows = self.seen = 0
         self.sample = Reservoir(options.full_dim, options.seed)
         self._writers = [

@@ -24,9 +24,7 @@ def row_hashes(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     return np.fromiter((digest(row) for row in bytes_of), np.uint64, len(rows))
 
 
-def first_equal(
-    hashes: npt.NDArray[np.uint64], read: Callable[[Rows], Floats]
-) -> Rows:
+def first_equal(hashes: npt.NDArray[np.uint64], read: Callable[[Rows], Floats]) -> Rows:
     """Return, for each row, the first row with the same vector (often itself).
 
     Parameters

@@ -24,6 +24,13 @@ def square(row: Array) -> np.float64:
 
 
 @kernel
+def squared_norms(rows: Array, squares: Array) -> None:
+    """Write the squared norm of every row: (n, d) float32 → (n,) float64."""
+    for i in range(len(rows)):
+        squares[i] = square(rows[i])
+
+
+@kernel
 def prefix_norms(rows: Array, dims: Array, norms: Array) -> None:
     """Write the norm of every prefix of every row.
 

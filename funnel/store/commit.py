@@ -40,8 +40,8 @@ def fresh_name() -> str:
     return f"{time.time_ns():016x}{os.urandom(5).hex()}"
 
 
-def sync_dir(path: Path) -> None:
-    """Make the entries of a directory durable."""
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, durable."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -125,32 +125,34 @@ FunnelPathErrors = (IndexExistsError, IndexNotFoundError, NotAnIndexError, Stora
 
 
 def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
-    sync_dir(staging)
+    sync(staging)
     old = path.parent / f".{path.name}.{fresh_name()}.replaced"
     if overwrite and path.exists():
         path.rename(old)
     elif os.path.lexists(path):
         raise IndexExistsError(f"{path} appeared while the index was built")
     staging.rename(path)
-    sync_dir(path.parent)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def publish(folder: Path, manifest: Manifest) -> None:
     """Make `manifest` the newest version of the index in `folder`.
 
-    Data files are durable before it, so it is never newer than what it names.
+    Data files are made durable before it, so it is never newer than what it names.
     """
-    sync_dir(folder / DATA)
+    for entry in manifest.all_files():
+        sync(folder / DATA / entry.name)
+    sync(folder / DATA)
     target = folder / MANIFESTS / f"{manifest.version:020d}.fm"
     draft = folder / MANIFESTS / f".tmp-{fresh_name()}"
     write_durably(draft, manifest.to_bytes())
     os.link(draft, target)  # fails if somebody published this version
     draft.unlink()
-    sync_dir(folder / MANIFESTS)
+    sync(folder / MANIFESTS)
     if not (folder / MARKER).exists():
         write_durably(folder / MARKER, _marker(manifest.uuid))
-        sync_dir(folder)
+        sync(folder)
 
 
 def _marker(uuid: str) -> bytes:

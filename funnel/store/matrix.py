@@ -141,7 +141,11 @@ class MatrixWriter:
         return map_body(self.path, self.rows, self.width, self.dtype.name)
 
     def finish(self) -> FileEntry:
-        """Put the Arrow framing around the numbers, sync the file, and describe it."""
+        """Put the Arrow framing around the numbers, and describe the file.
+
+        It is durable after `commit.publish`: syncing it there lets the disk write
+        while the graph is built.
+        """
         array = self._as_arrow()
         padding = BODY_OFFSET - len(_frame(self.column, array, 0).before)
         framing = _frame(self.column, array, padding)
@@ -153,7 +157,6 @@ class MatrixWriter:
         self._file.write(framing.after)
         self._file.seek(0)
         self._file.write(framing.before)
-        os.fsync(self._file.fileno())
         size = os.fstat(self._file.fileno()).st_size
         self._file.close()
         return FileEntry(

@@ -6,7 +6,6 @@ that it reads. Numbers go to `matrix.py` instead.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,10 @@ class TableWriter:
             self._writer.write_batch(batch)
 
     def finish(self) -> FileEntry:
-        """Write what is left, sync the file, and describe it."""
+        """Write what is left, and describe the file."""
         self._write(pa.concat_tables(self._pending))
         self._writer.close()
         self._sink.close()
-        handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
         size = self.path.stat().st_size
         return FileEntry(self.path.name, size, hash_file(self.path), self.rows)
 
