@@ -88,9 +88,9 @@ def _scan_operands(
     column, stop = norms.shape[1] - 1, m.full_dim
     if mode == "prefix":
         if m.projection == "pca":
-            axes = snapshot.axes[:, : m.code_dim]
-            short = unit(ready @ axes)
-            ready, column = np.ascontiguousarray(short @ axes.T), 0
+            axes = snapshot.axes[: m.code_dim]
+            short = unit(ready @ axes.T)
+            ready, column = np.ascontiguousarray(short @ axes), 0
         else:
             stop, column = m.code_dim, m.norm_dims.index(m.code_dim)
             ready = ready.copy()

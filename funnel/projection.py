@@ -30,8 +30,8 @@ class Projection:
     kind : {"prefix", "pca"}
     graph_dim, code_dim : int
         Dims of it that the graph is built on, and that the walk scores.
-    axes : (full_dim, max(graph_dim, code_dim)) float32
-        Columns are orthonormal, most energy first; (0, 0) for the prefix.
+    axes : (max(graph_dim, code_dim), full_dim) float32
+        Rows are orthonormal, most energy first; (0, 0) for the prefix.
     reason : str
         One sentence for people.
     needed : dict of str to int
@@ -65,14 +65,14 @@ def principal_axes(sample: Floats, width: int) -> Floats:
 
     Returns
     -------
-    (d, width) float32
+    (width, d) float32
     """
     moment = sample.T @ sample
     vectors = _leading_eigenvectors(moment, width)
     # A direction's sign is arbitrary: fix it, so that equal data give equal axes.
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
-    return np.ascontiguousarray(vectors * signs, dtype=np.float32)
+    return np.ascontiguousarray((vectors * signs).T, dtype=np.float32)
 
 
 def _leading_eigenvectors(moment: Floats, width: int) -> Floats:
@@ -122,7 +122,7 @@ def choose_projection(
     needed: dict[str, int] = {}
     if asked == "auto" or not given:
         for kind in kinds:
-            short = rows[:, :widest] if kind == "prefix" else rows @ axes
+            short = rows[:, :widest] if kind == "prefix" else rows @ axes.T
             for width, count in rows_needed(rows, short, tried, seed).items():
                 needed[f"{kind} {width}"] = count
     best = {kind: _narrowest(kind, tried, needed) for kind in kinds}
@@ -130,7 +130,7 @@ def choose_projection(
     width = best[kind]
     g = graph_dim or (min(width, code_dim) if code_dim else width)
     c = code_dim or max(width, g)
-    kept = axes[:, : max(g, c)] if kind == "pca" else np.empty((0, 0), np.float32)
+    kept = axes[: max(g, c)] if kind == "pca" else np.empty((0, 0), np.float32)
     reason = _reason(asked, kind, width, needed, len(rows))
     return Projection(kind, g, c, np.ascontiguousarray(kept), reason, needed)
 

@@ -62,7 +62,7 @@ class Coordinates:
 
     def _project(self, raw: Floats, width: int) -> Floats:
         if self.projection.kind == "pca":
-            return raw @ self.projection.axes[:, :width]
+            return raw @ self.projection.axes[:width].T
         return np.ascontiguousarray(raw[:, :width])
 
     def norms(self, raw: Floats, dims: npt.NDArray[np.int64]) -> Floats:

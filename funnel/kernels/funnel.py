@@ -31,6 +31,7 @@ ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
 EF, SHORTLIST, CUT, K, WIDTH, BY_NORM = 0, 1, 2, 3, 4, 5
 KNOBS = 6
+TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 
 
 @kernel
@@ -48,10 +49,35 @@ def prepare(raw: Array, query: Array, by_norm: bool) -> np.float32:
 
 
 @kernel
-def retrieve(
-    query: Array,
-    graph: tuple[Array, ...],
+def prepare_some(
+    raw: Array,
     axes: Array,
+    by_norm: bool,
+    queries: Array,
+    projected: Array,
+    factors: Array,
+) -> None:
+    """Prepare and project up to `TOGETHER` queries.
+
+    Parameters
+    ----------
+    raw, queries : (b, d) float32, in and out
+    axes : see `search_many`
+    projected : (b, p) float32, out
+    factors : (b,) float32, out
+    """
+    for i in range(len(raw)):
+        factors[i] = prepare(raw[i], queries[i], by_norm)
+    if len(axes) > 0:
+        project(queries, axes, projected)
+    else:
+        projected[:] = queries[:, : projected.shape[1]]
+
+
+@kernel
+def retrieve(
+    projected: Array,
+    graph: tuple[Array, ...],
     knobs: Array,
     visited: Array,
     epoch: np.uint8,
@@ -59,22 +85,23 @@ def retrieve(
 ) -> tuple[int, int, np.float32]:
     """Fill `best` with the shortlist's nodes, packed, best first.
 
+    Parameters
+    ----------
+    projected : (p,) float32
+        The query's coordinates; those that codes hold come first.
+
     Returns
     -------
     size, scored : int
         Nodes in `best`, nodes scored.
     scale : float32
-        A node's integer score times this is the cosine of its projection times 127
-        over the largest coordinate that a code can hold.
+        What a node's integer score times the code's unit is multiplied by to be the
+        cosine of the coordinates.
     """
     codes, neighbours, entry_nodes, entry_codes = graph[:4]
-    projected = np.empty(knobs[WIDTH], np.float32)
-    if len(axes) > 0:
-        project(query, axes, projected)
-    else:
-        projected[:] = query[: len(projected)]
+    coordinates = projected[: knobs[WIDTH]]
     code = np.empty(codes.shape[1], np.int8)
-    below = quantise(projected, code) * norm(projected)
+    below = quantise(coordinates, code) * norm(coordinates)
     scale = np.float32(1 / below) if below > 0 else np.float32(0)
     if neighbours.shape[1] == 0:
         return scan(code, codes, knobs[SHORTLIST], best), len(codes), scale
@@ -214,7 +241,7 @@ def search_many(
     graph : codes, neighbours, entry nodes, entry codes, node starts, node rows
         (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, (n,) int64.
         No links (g = 0): every code is scanned. No starts: node i is row i.
-    axes : (d, p) float32
+    axes : (p, d) float32
         Of the projection; (0, 0) where it is the embedding's own prefix.
     vectors, plan : see `rerank`
     knobs : (6,) int64
@@ -227,7 +254,6 @@ def search_many(
         Rows are −1 and scores −inf where there are fewer than k.
     """
     out_rows, out_scores, trace = out
-    query = np.empty(queries.shape[1], np.float32)
     best = np.empty(max(knobs[EF], knobs[SHORTLIST]), np.int64)
     limit = knobs[CUT]
     candidates = (
@@ -238,27 +264,74 @@ def search_many(
         np.empty(limit, np.int64),
         np.empty(limit, np.bool_),
     )
-    rows, scores = candidates[0], candidates[1]
-    stages = len(plan[0])
-    for i in range(len(queries)):
+    some = min(TOGETHER, len(queries))
+    ready = np.empty((some, queries.shape[1]), np.float32)
+    width = len(axes) if len(axes) > 0 else knobs[WIDTH]
+    projected = np.empty((some, width), np.float32)
+    factors = np.empty(some, np.float32)
+    for first in range(0, len(queries), TOGETHER):
+        last = min(first + TOGETHER, len(queries))
         began = ticks()
-        factor = prepare(queries[i], query, knobs[BY_NORM] != 0)
-        epoch = next_epoch(visited)
-        size, scored, scale = retrieve(query, graph, axes, knobs, visited, epoch, best)
-        m = expand(best, size, graph, knobs[K], rows, scores)
-        trace[0, ROWS_IN] += scored
-        trace[0, ROWS_KEPT] += size
-        trace[0, DIMS_READ] += scored * knobs[WIDTH]
+        prepare_some(
+            queries[first:last],
+            axes,
+            knobs[BY_NORM] != 0,
+            ready[: last - first],
+            projected[: last - first],
+            factors,
+        )
         trace[0, TICKS] += ticks() - began
-        if len(trace) > 1 + stages:
-            trace[1, ROWS_IN] += size
-            trace[1, ROWS_KEPT] += m
-        if stages > 0:
-            m = rerank(query, vectors, plan, knobs, candidates, m, trace)
-        else:
-            factor *= scale * np.float32(code_unit)
-        out_rows[i], out_scores[i] = -1, -np.inf
-        write_best(candidates, m, factor, out_rows[i], out_scores[i])
+        for i in range(first, last):
+            search_one(
+                ready[i - first],
+                projected[i - first],
+                factors[i - first],
+                graph,
+                vectors,
+                plan,
+                knobs,
+                code_unit,
+                visited,
+                best,
+                candidates,
+                (out_rows[i], out_scores[i], trace),
+            )
+
+
+@kernel
+def search_one(
+    query: Array,
+    projected: Array,
+    factor: np.float32,
+    graph: tuple[Array, ...],
+    vectors: tuple[tuple[Array, ...], Array, Array],
+    plan: tuple[Array, Array, Array],
+    knobs: Array,
+    code_unit: float,
+    visited: Array,
+    best: Array,
+    candidates: tuple[Array, ...],
+    out: tuple[Array, Array, Array],
+) -> None:
+    """Search one prepared query; the arguments are those of `search_many`."""
+    out_rows, out_scores, trace = out
+    stages, began = len(plan[0]), ticks()
+    epoch = next_epoch(visited)
+    size, scored, scale = retrieve(projected, graph, knobs, visited, epoch, best)
+    m = expand(best, size, graph, knobs[K], candidates[0], candidates[1])
+    trace[0, ROWS_IN] += scored
+    trace[0, ROWS_KEPT] += size
+    trace[0, DIMS_READ] += scored * knobs[WIDTH]
+    trace[0, TICKS] += ticks() - began
+    if len(trace) > 1 + stages:
+        trace[1, ROWS_IN] += size
+        trace[1, ROWS_KEPT] += m
+    if stages > 0:
+        m = rerank(query, vectors, plan, knobs, candidates, m, trace)
+    else:
+        factor *= scale * np.float32(code_unit)
+    out_rows[:], out_scores[:] = -1, -np.inf
+    write_best(candidates, m, factor, out_rows, out_scores)
 
 
 @kernel

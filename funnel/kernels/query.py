@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from funnel.kernels.jit import kernel
+from funnel.kernels.rerank import dot
 from funnel.kernels.types import Array
 
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.functional.layer_norm's default
@@ -53,33 +54,22 @@ def norm(vector: Array) -> Any:
 
 
 @kernel
-def project(query: Array, axes: Array, out: Array) -> None:
-    """Write the coordinates of `query` on the axes, ``query @ axes``.
+def project(queries: Array, axes: Array, out: Array) -> None:
+    """Write the coordinates of some queries on the axes, ``queries @ axes.T``.
 
-    Dims are the outer loop, eight at a time, so that nothing is summed across lanes.
+    An axis serves all queries while it is in the nearest cache. Each coordinate is one
+    `dot`, so that it does not depend on the other queries.
 
     Parameters
     ----------
-    query : (d,) float32
-    axes : (d, p) float32
-    out : (p,) float32, out
+    queries : (q, d) float32
+    axes : (p, d) float32
+    out : (q, p) float32, out
     """
-    out[:] = 0
-    whole = len(query) - len(query) % 8
-    width = len(out)
-    for j in range(0, whole, 8):
-        q0, q1, q2, q3 = query[j], query[j + 1], query[j + 2], query[j + 3]
-        q4, q5, q6, q7 = query[j + 4], query[j + 5], query[j + 6], query[j + 7]
-        a0, a1, a2, a3 = axes[j], axes[j + 1], axes[j + 2], axes[j + 3]
-        a4, a5, a6, a7 = axes[j + 4], axes[j + 5], axes[j + 6], axes[j + 7]
-        for t in range(width):
-            out[t] += ((q0 * a0[t] + q1 * a1[t]) + (q2 * a2[t] + q3 * a3[t])) + (
-                (q4 * a4[t] + q5 * a5[t]) + (q6 * a6[t] + q7 * a7[t])
-            )
-    for j in range(whole, len(query)):
-        row = axes[j]
-        for t in range(width):
-            out[t] += query[j] * row[t]
+    for t in range(len(axes)):
+        axis = axes[t]
+        for i in range(len(queries)):
+            out[i, t] = dot(queries[i], axis)
 
 
 @kernel
