@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.kernels.funnel import prepare
 from funnel.kernels.scan import merge_scores, scan_rows
-from funnel.kernels.types import Floats, Rows
+from funnel.kernels.types import TINY, Floats, Rows
 from funnel.plan import Plan
 from funnel.projection import unit
 from funnel.results import Trace, TraceStage
@@ -99,7 +99,7 @@ def _scan_operands(
 
     def weights(first: int, last: int) -> Floats:
         below = norms[first:last, column]
-        out = np.divide(1, below, out=np.zeros_like(below), where=below > 0)
+        out = np.divide(1, below, out=np.zeros_like(below), where=below >= TINY)
         return out * norms[first:last, full] if m.metric == "ip" else out
 
     return ready, factors, stop, weights

@@ -18,10 +18,12 @@ from funnel.build import build_index
 from funnel.cascade import Cascade
 from funnel.errors import (
     ClosedError,
+    DimensionError,
     InvalidTypeError,
     UnknownIdError,
     check_choice,
 )
+from funnel.kernels.types import Rows
 from funnel.options import (
     check_habits,
     check_search,
@@ -31,10 +33,18 @@ from funnel.progress import Progress
 from funnel.results import Hits
 from funnel.search import search
 from funnel.snapshot import Snapshot
-from funnel.store.commit import new_index, newest_manifest, publish, resolve
+from funnel.store.commit import (
+    check_free,
+    new_index,
+    newest_manifest,
+    publish,
+    resolve,
+)
 from funnel.store.manifest import Manifest
 from funnel.store.verify import check_hashes
 from funnel.vectors import check_queries
+
+READ_ROWS = 16_384  # of a batch that is handed to Arrow
 
 
 class FunnelIndex:
@@ -146,22 +156,34 @@ class FunnelIndex:
         """
         check_habits(habits, "build")
         target = None if path is None else resolve(path)
+        if not isinstance(overwrite, bool):
+            raise InvalidTypeError(f"overwrite must be a bool, not {overwrite!r}")
+        if target is not None:
+            check_free(target, overwrite=overwrite)
+        reporter = Progress(progress)
+        source, checked, options = prepare_build(
+            data,
+            ids=ids,
+            metadata=metadata,
+            dims=dims,
+            graph_dim=graph_dim,
+            code_dim=code_dim,
+            projection=projection,
+            metric=metric,
+            dtype=dtype,
+            transform=transform,
+            M=M,
+            ef_construction=ef_construction,
+            builder=builder,
+            seed=seed,
+            threads=threads,
+            on_bad_vectors=on_bad_vectors,
+            vector_column=vector_column,
+            id_column=id_column,
+        )
         with new_index(target, overwrite=overwrite) as folder:
-            source, checked, options = prepare_build(
-                data, ids=ids, metadata=metadata, dims=dims, graph_dim=graph_dim,
-                code_dim=code_dim, projection=projection, metric=metric, dtype=dtype,
-                transform=transform, M=M, ef_construction=ef_construction,
-                builder=builder, seed=seed, threads=threads,
-                on_bad_vectors=on_bad_vectors, vector_column=vector_column,
-                id_column=id_column,
-            )  # fmt: skip
             manifest = build_index(
-                folder,
-                source.batches,
-                source.rows,
-                checked,
-                options,
-                Progress(progress),
+                folder, source.batches, source.rows, checked, options, reporter
             )
             publish(folder, manifest)
         return cls(target or folder, manifest, "rw")
@@ -311,6 +333,8 @@ class FunnelIndex:
                 f"ids must be a sequence of ids, not {type(ids).__name__} {ids!r}"
             )
         segment = self._snapshot().segment
+        if isinstance(ids, np.ndarray) and ids.ndim != 1:
+            raise DimensionError(f"ids must have 1 axis, not {ids.ndim}")
         listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         rows = np.array([segment.row_of(i) for i in listed], np.int64)
         for identifier, row in zip(listed, rows.tolist(), strict=True):
@@ -320,28 +344,32 @@ class FunnelIndex:
 
     def to_arrow(self, vectors: bool = False) -> pa.Table:
         """Return all rows: ``id``, the metadata, and, if asked, ``vector``."""
-        return self._table(None, vectors)
+        return self._reader(vectors).read_all()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Hand all rows to Arrow-speaking libraries, vectors included."""
-        return self.to_arrow(vectors=True).__arrow_c_stream__(requested_schema)
+        """Stream all rows to Arrow-speaking libraries, vectors included."""
+        return self._reader(vectors=True).__arrow_c_stream__(requested_schema)
 
-    def _table(self, rows: Any, vectors: bool) -> pa.Table:
-        segment = self._snapshot().segment
-        columns: dict[str, Any] = {}
-        columns["id"] = (
-            segment.id_column() if rows is None else pa.array(segment.ids(rows))
+    def _reader(self, vectors: bool) -> pa.RecordBatchReader:
+        starts = range(0, len(self), READ_ROWS)
+        tables = (
+            self._table(np.arange(s, min(s + READ_ROWS, len(self))), vectors)
+            for s in starts
         )
+        schema = self._table(np.arange(0), vectors).schema
+        batches = (batch for table in tables for batch in table.to_batches())
+        return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def _table(self, rows: Rows, vectors: bool) -> pa.Table:
+        segment = self._snapshot().segment
+        columns = {"id": segment.id_column(rows)}
         metadata = segment.metadata(rows)
         if metadata is not None:
             columns.update(zip(metadata.column_names, metadata.columns, strict=True))
         if vectors:
-            chosen = np.arange(len(self)) if rows is None else rows
-            stored = segment.vectors(chosen)
-            columns["vector"] = pa.FixedSizeListArray.from_arrays(
-                pa.array(stored.reshape(-1)), self.full_dim
-            )
-        return pa.table(columns)
+            stored = pa.array(segment.vectors(rows).reshape(-1))
+            columns["vector"] = pa.FixedSizeListArray.from_arrays(stored, self.full_dim)
+        return pa.table(columns).combine_chunks()
 
     def verify(self, level: str = "full") -> None:
         """Check the files against the manifest.
@@ -361,6 +389,10 @@ class FunnelIndex:
         manifest = newest_manifest(self.path)
         if level == "full":
             check_hashes(self.path, manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy by path: the copy is another handle, open for reading."""
+        return FunnelIndex.open, (str(self.path),)
 
     # ---- what it is
 

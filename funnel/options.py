@@ -46,6 +46,17 @@ HABITS = {
         "metadatas": "metadata", "prefix_dim": "graph_dim",
     },
 }  # fmt: skip
+OURS = {
+    "search": (
+        "k", "shortlist", "cascade", "ef_search", "mode", "threads", "trace",
+    ),
+    "build": (
+        "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",
+        "metric", "dtype", "transform", "M", "ef_construction", "builder", "seed",
+        "threads", "progress", "on_bad_vectors", "overwrite", "vector_column",
+        "id_column",
+    ),
+}  # fmt: skip
 MAX_M, MAX_EF_CONSTRUCTION, MAX_THREADS, MAX_SEED = 512, 100_000, 1024, 2**31 - 1
 
 
@@ -54,8 +65,7 @@ def check_habits(given: dict[str, Any], method: str) -> None:
     for name in given:
         ours = HABITS[method].get(name)
         if ours is None:
-            known = set(HABITS[method].values())
-            near = difflib.get_close_matches(name, sorted(known), n=1)
+            near = difflib.get_close_matches(name, OURS[method], n=1)
             ours = near[0] if near else None
         hint = f"; use {ours}=" if ours and ours != "filter" else ""
         raise InvalidTypeError(f"{method}() has no argument {name!r}{hint}")
@@ -88,8 +98,10 @@ def check_dims(dims: Iterable[int] | None, full_dim: int) -> tuple[int, ...]:
     """Return nested dims, increasing, ending at full_dim."""
     if dims is None:
         return default_dims(full_dim)
-    if isinstance(dims, str | bytes) or not isinstance(dims, Iterable):
-        raise InvalidTypeError(f"dims must be a sequence of ints, not {dims!r}")
+    if isinstance(dims, str | bytes | set | dict) or not isinstance(dims, Iterable):
+        raise InvalidTypeError(
+            f"dims must be a sequence of ints, not {type(dims).__name__} {dims!r}"
+        )
     widths = [whole("dims", d, 1, 2**31 - 1) for d in dims]
     if not widths:
         raise InvalidArgumentError("dims is empty: leave it out for the default")
@@ -182,7 +194,7 @@ def check_options(full_dim: int, **named: Any) -> Options:
 def _columns(metadata: Any) -> pa.Table:
     try:
         table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InvalidArgumentError(
             f"metadata cannot be made an Arrow table: {error}"
         ) from error

@@ -30,7 +30,7 @@ class Progress:
             self._bars = progress
         elif callable(progress):
             self._report = progress
-        elif progress not in (False, None):
+        elif progress is not False and progress is not None:
             raise InvalidTypeError(
                 "progress must be a bool, a callable or a tqdm class, not "
                 f"{type(progress).__name__}"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from funnel.kernels.types import Floats
+from funnel.kernels.rows import squared_norms
+from funnel.kernels.types import TINY, Floats
 
 PROJECTIONS = ("prefix", "pca", "auto")
 WIDTHS = (64, 128, 256)
@@ -49,8 +50,10 @@ class Projection:
 
 def unit(rows: Floats) -> Floats:
     """Return rows scaled to unit norm; zero rows stay zero."""
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
+    squares = np.empty(len(rows))
+    squared_norms(np.ascontiguousarray(rows), squares)
+    norms = np.sqrt(squares).astype(np.float32)[:, None]
+    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms >= TINY)
     return out
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from funnel.errors import ClosedError
+from funnel.kernels.walk import code_width
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest
 from funnel.store.segment import SegmentFiles, map_file
@@ -36,7 +38,9 @@ class Snapshot:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         data = folder / DATA
         self.manifest = manifest
-        self.segment = SegmentFiles(data, manifest.segments[0], manifest.id_kind)
+        self.segment = SegmentFiles(
+            data, manifest.segments[0], manifest.id_kind, code_width(manifest.code_dim)
+        )
         self.axes = np.empty((0, 0), np.float32)
         self.axes.flags.writeable = False
         if "axes" in manifest.files:
@@ -46,13 +50,19 @@ class Snapshot:
         entry_codes.flags.writeable = False
         s.entries.flags.writeable = False
         self.graph = (
-            s.codes, s.neighbours, s.entries, entry_codes, s.node_starts, s.node_rows,
-        )  # fmt: skip
+            s.codes,
+            s.neighbours,
+            s.entries,
+            entry_codes,
+            s.node_starts,
+            s.node_rows,
+            s.loose,
+        )
         self.vectors = (s.blocks, s.block_starts, s.norms)
         self._remembered = functools.lru_cache(REMEMBERED, typed=True)(self._make)
         self._scratch: list[npt.NDArray[np.uint8]] = []
         self._pool: ThreadPoolExecutor | None = None
-        self._pool_lock = threading.Lock()
+        self._pool_lock, self._closed = threading.Lock(), False
 
     def remember(self, make: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``make(manifest, *arguments)``, made once for equal arguments.
@@ -81,6 +91,8 @@ class Snapshot:
     def pool(self) -> ThreadPoolExecutor:
         """Return the threads that batches are shared among."""
         with self._pool_lock:
+            if self._closed:
+                raise ClosedError("the index was closed while it was searched")
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(cpu_count(), "funnel")
             return self._pool
@@ -88,9 +100,10 @@ class Snapshot:
     def close(self) -> None:
         """Stop the threads."""
         with self._pool_lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=True)
-                self._pool = None
+            self._closed = True
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
 
 
 def cpu_count() -> int:
@@ -117,6 +130,9 @@ def share_queries(
         with gate:
             return work(start, stop)
 
-    pool = snapshot.pool()
-    futures = [pool.submit(guarded, a, b) for a, b in itertools.pairwise(edges)]
+    try:
+        pool = snapshot.pool()
+        futures = [pool.submit(guarded, a, b) for a, b in itertools.pairwise(edges)]
+    except RuntimeError as error:  # shut down between the two lines
+        raise ClosedError("the index was closed while it was searched") from error
     return [future.result() for future in futures]

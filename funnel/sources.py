@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from funnel.errors import (
     DimensionError,
+    FunnelError,
     IndexNotFoundError,
     InvalidArgumentError,
     InvalidTypeError,
@@ -80,7 +81,7 @@ def open_source(
         If it is none of these, or there is no file.
     """
     if isinstance(data, str | os.PathLike):
-        return _from_files(os.fspath(data), vector_column, id_column)
+        return _from_files(str(data), vector_column, id_column)
     if isinstance(data, pa.Array | pa.ChunkedArray):
         return _from_reader(pa.table({"vector": data}).to_reader(), "vector", None)
     if hasattr(data, "__arrow_c_stream__"):
@@ -92,6 +93,9 @@ def open_source(
         )
     if isinstance(data, Iterator):
         return Source(_from_iterator(data, vector_column, id_column), None)
+    for name in ("vector_column", "id_column"):
+        if {"vector_column": vector_column, "id_column": id_column}[name] is not None:
+            raise InvalidArgumentError(f"{name} is given, but the data is no table")
     return _from_array(as_array(data, "embeddings"))
 
 
@@ -125,21 +129,27 @@ def _from_iterator(
 def _from_files(
     pattern: str, vector_column: str | None, id_column: str | None
 ) -> Source:
-    text = os.path.expanduser(pattern)  # noqa: PTH111 keeps the glob as it is
-    paths = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
-    files = list(itertools.chain.from_iterable(_inside(Path(p)) for p in paths))
-    if not files:
-        raise IndexNotFoundError(f"no file at {pattern}")
     try:
+        files = _find(pattern)
         opened = [_from_file(p, vector_column, id_column) for p in files]
-    except (OSError, pa.ArrowInvalid) as error:
-        if isinstance(error, InvalidArgumentError):
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+        if isinstance(error, FunnelError):
             raise
         raise StorageError(f"cannot read {pattern}: {error}") from error
     counts = [source.rows for source in opened]
     total = sum(c for c in counts if c is not None)
     batches = itertools.chain.from_iterable(source.batches for source in opened)
     return Source(batches, None if None in counts else total)
+
+
+def _find(pattern: str) -> list[Path]:
+    """Return the files that a path, a directory or a glob names, sorted."""
+    text = os.path.expanduser(pattern)  # noqa: PTH111 keeps the glob as it is
+    paths = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
+    files = list(itertools.chain.from_iterable(_inside(Path(p)) for p in paths))
+    if not files:
+        raise IndexNotFoundError(f"no file at {pattern}")
+    return files
 
 
 def _inside(path: Path) -> Iterable[Path]:

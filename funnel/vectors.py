@@ -6,6 +6,7 @@ does not read files (`sources.py`) or score anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from funnel.errors import (
 )
 from funnel.kernels.query import layer_norm_rows
 from funnel.kernels.rows import squared_norms
-from funnel.kernels.types import Floats
+from funnel.kernels.types import TINY, Floats, Rows
 
 TRANSFORMS = ("layer_norm",)
 METRICS = ("cosine", "ip")
@@ -66,15 +67,24 @@ def _convert(data: Any, name: str) -> npt.NDArray[Any]:
         if hasattr(data, "__array__") or not hasattr(data, "__dlpack__"):
             return np.asarray(data)
         return np.from_dlpack(data)
-    except ValueError as error:
-        raise DimensionError(
-            f"{name} cannot be made an array of equal rows: {error}"
-        ) from error
-    except (TypeError, RuntimeError, BufferError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        _raise_ragged(data, name)
         raise InvalidTypeError(
             f"{name} cannot be read as an array ({error}); is it on a GPU? "
             "then pass it with .cpu()"
         ) from error
+
+
+def _raise_ragged(data: Any, name: str) -> None:
+    """Raise for a sequence of rows of unequal length, naming the first that differs."""
+    rows = list(data) if isinstance(data, Sequence) else []
+    lengths = [len(row) if hasattr(row, "__len__") else -1 for row in rows]
+    for i, length in enumerate(lengths):
+        if length != lengths[0]:
+            raise DimensionError(
+                f"{name} must have rows of one length: row {i} has {max(length, 0)} "
+                f"numbers, row 0 has {max(lengths[0], 0)}"
+            )
 
 
 def to_float32(array: npt.NDArray[Any]) -> Floats:
@@ -141,36 +151,34 @@ def check_queries(
             " (pass full embeddings: the index truncates them itself)"
         )
     rows = apply_transform(to_float32(array), transform)
-    bad = bad_rows(rows, "float32", zero_is_bad=metric == "cosine")
+    bad = bad_rows(rows, zero_is_bad=metric == "cosine")
     if len(bad):
         raise_bad_rows(rows, bad, "queries", "float32")
     return rows, single
 
 
-def bad_rows(rows: Floats, dtype: str, *, zero_is_bad: bool) -> npt.NDArray[np.intp]:
+def bad_rows(rows: Floats, *, zero_is_bad: bool) -> Rows:
     """Return the rows that hold NaN or infinity, or are zero where that is bad.
 
-    One pass over the data: a row's sum of squares in float64 is finite exactly where
-    all its numbers are (float32 squares cannot overflow float64).
+    A row's sum of squares in float64 is finite exactly where all its numbers are:
+    float32 squares cannot overflow float64. A norm that underflows float32 is zero:
+    no direction can be told from it.
     """
     squares = np.empty(len(rows))
     squared_norms(rows, squares)
     bad = ~np.isfinite(squares)
-    if dtype == "float16":
-        bad |= np.abs(rows).max(axis=1, initial=0) > np.finfo(np.float16).max
     if zero_is_bad:
-        # A norm that underflows float32 has no direction that could be stored.
-        bad |= ~(np.sqrt(squares).astype(np.float32) > 0)
+        bad |= squares < np.float64(TINY) ** 2
     return np.flatnonzero(bad)
 
 
 def raise_bad_rows(
-    rows: Floats, bad: npt.NDArray[np.intp], name: str, dtype: str, first: int = 0
+    rows: Floats, bad: Rows, name: str, dtype: str, first: int = 0
 ) -> None:
     """Raise the error that fits the first of the `bad` rows, naming some of them."""
     row = rows[bad[0]]
     kind: type[InvalidArgumentError]
-    if np.isfinite(row).all() and np.abs(row).max() <= np.finfo(dtype).max:
+    if np.isfinite(row).all():
         kind, what = ZeroVectorError, "zero vectors have no direction under cosine"
     else:
         kind, what = NonFiniteError, f"NaN, infinity or too large for {dtype}"
@@ -189,3 +197,11 @@ def apply_transform(rows: Floats, transform: str | None) -> Floats:
     out = rows.copy()
     layer_norm_rows(out)
     return out
+
+
+def as_stored(rows: Floats, dtype: str) -> Floats:
+    """Return `rows` rounded as `dtype` stores them; too large numbers are infinite."""
+    if dtype == "float32":
+        return rows
+    with np.errstate(over="ignore"):
+        return rows.astype(dtype).astype(np.float32)

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.build.options import Options
-from funnel.kernels.jit import LINE_BYTES
-from funnel.kernels.rows import prefix_norms
-from funnel.kernels.types import Floats
+from funnel.kernels.rows import prefix_norms, squared_norms
+from funnel.kernels.types import TINY, Floats
 from funnel.projection import Projection, unit
 
 CHUNK_BYTES = 32 << 20
 CODE_QUANTILE = 0.9999  # larger coordinates are clipped: a finer step for the rest
+LOOSE = 1e-6  # share of a row's norm
 
 
 class Coordinates:
@@ -55,15 +55,16 @@ class Coordinates:
 
     def of(self, raw: Floats, width: int) -> Floats:
         """Return renormalised coordinates; under inner product, times the full norm."""
-        short = unit(self._project(raw, width))
+        short = unit(self.project(unit(raw), width))
         if self.options.metric == "ip":
-            short *= np.linalg.norm(raw, axis=1, keepdims=True)
+            short *= row_norms(raw)
         return short
 
-    def _project(self, raw: Floats, width: int) -> Floats:
+    def project(self, rows: Floats, width: int) -> Floats:
+        """Return the first `width` coordinates of `rows`, not renormalised."""
         if self.projection.kind == "pca":
-            return raw @ self.projection.axes[:width].T
-        return np.ascontiguousarray(raw[:, :width])
+            return rows @ self.projection.axes[:width].T
+        return np.ascontiguousarray(rows[:, :width])
 
     def norms(self, raw: Floats, dims: npt.NDArray[np.int64]) -> Floats:
         """Return prefix norms, then, for axes, the norm of the code's coordinates."""
@@ -71,9 +72,17 @@ class Coordinates:
         prefix_norms(raw, dims, out)
         if self.projection.kind != "pca":
             return out
-        short = self._project(raw, self.projection.code_dim)
-        held = np.linalg.norm(short, axis=1, keepdims=True)
-        return np.concatenate([held, out], axis=1)
+        held = row_norms(self.project(unit(raw), self.projection.code_dim))
+        return np.concatenate([held * out[:, -1:], out], axis=1)
+
+    def are_loose(self, raw: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows the projection says nothing of.
+
+        It holds none of their norm: a graph cannot lead to them, nor a code rank them.
+        """
+        width = min(self.projection.graph_dim, self.projection.code_dim)
+        held = row_norms(self.project(unit(raw), width))[:, 0]
+        return (held < LOOSE) & (row_norms(raw)[:, 0] >= TINY)
 
     def code_unit(self, sample: Floats) -> float:
         """Return the coordinate that a code of 1 stands for."""
@@ -82,9 +91,11 @@ class Coordinates:
         return top / 127
 
 
-def padded(width: int) -> int:
-    """Return `width` rounded up to whole cache lines."""
-    return -(-width // LINE_BYTES) * LINE_BYTES
+def row_norms(rows: Floats) -> Floats:
+    """Return the (n, 1) norms of rows, summed in float64."""
+    squares = np.empty(len(rows))
+    squared_norms(np.ascontiguousarray(rows), squares)
+    return np.sqrt(squares).astype(np.float32)[:, None]
 
 
 def norm_columns(options: Options, projection: Projection) -> tuple[int, ...]:

@@ -23,7 +23,13 @@ from funnel.sources import Batch
 from funnel.store.ids import Ids, check_distinct, check_ids, keys_of, write_lookup
 from funnel.store.matrix import FileEntry, MatrixWriter, write_matrix
 from funnel.store.tables import TableWriter
-from funnel.vectors import apply_transform, bad_rows, check_rows, raise_bad_rows
+from funnel.vectors import (
+    apply_transform,
+    as_stored,
+    bad_rows,
+    check_rows,
+    raise_bad_rows,
+)
 
 
 def vector_blocks(kind: str, full_dim: int) -> tuple[int, ...]:
@@ -85,8 +91,7 @@ class Ingest:
                 for i, writer in enumerate(self._writers):
                     writer.append(vectors[:, self.edges[i] : self.edges[i + 1]])
                 self.sample.offer(vectors)
-                stored = vectors.astype(self.options.dtype, copy=False)
-                self._hashes.append(row_hashes(stored))
+                self._hashes.append(row_hashes(vectors))
                 advance(len(batch.vectors))
         if not self.rows:
             raise InvalidArgumentError("there are no embeddings to build from")
@@ -107,8 +112,8 @@ class Ingest:
         """Check a batch, leave out its bad rows, and take its ids and metadata."""
         o = self.options
         vectors = check_rows(batch.vectors, "embeddings", o.full_dim)
-        vectors = apply_transform(vectors, o.transform)
-        bad = bad_rows(vectors, o.dtype, zero_is_bad=o.metric == "cosine")
+        vectors = as_stored(apply_transform(vectors, o.transform), o.dtype)
+        bad = bad_rows(vectors, zero_is_bad=o.metric == "cosine")
         if len(bad) and not o.drop_bad:
             raise_bad_rows(vectors, bad, "embeddings", o.dtype, self.seen)
         keep = np.setdiff1d(np.arange(len(vectors)), bad)

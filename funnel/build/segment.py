@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from funnel.build.coordinates import (
     Coordinates,
     norm_columns,
-    padded,
     quantise_rows,
 )
 from funnel.build.ingest import Ingest
@@ -19,11 +19,13 @@ from funnel.build.nodes import first_equal
 from funnel.graph.adjacency import choose_entries, unreachable
 from funnel.graph.build import build_graph
 from funnel.kernels.types import Floats, Rows
+from funnel.kernels.walk import code_width
 from funnel.progress import Progress
 from funnel.projection import Projection
 from funnel.store.manifest import Segment
 from funnel.store.matrix import MatrixWriter, write_matrix
 
+Bools = npt.NDArray[np.bool_]
 SCAN_ROWS = 1_000  # below that a scan of all codes is faster than a walk
 
 
@@ -47,8 +49,11 @@ class SegmentBuilder:
 
     def write(self, name: str) -> Segment:
         """Write all files; return the segment, called `name`."""
-        node_rows = self._write_nodes()
-        code_unit = self._write_norms_and_codes(node_rows)
+        first = first_equal(self._ingest.hashes(), self._coordinates.raw)
+        owners = np.flatnonzero(first == np.arange(len(first)))
+        code_unit, loose = self._write_norms_and_codes(owners)
+        node_rows = owners[~loose]
+        self._write_nodes(first, node_rows, owners[loose])
         graph = self._write_links(node_rows)
         i = self._ingest
         return Segment(
@@ -59,38 +64,54 @@ class SegmentBuilder:
         path = self._ingest.path(role)
         self._ingest.files[role] = write_matrix(path, column, array)
 
-    def _write_nodes(self) -> Rows:
-        """Give equal rows one node; return the first row of each node."""
-        first = first_equal(self._ingest.hashes(), self._coordinates.raw)
-        owners = np.flatnonzero(first == np.arange(len(first)))
-        if len(owners) == len(first):
-            return owners
-        node_of_row = np.searchsorted(owners, first)
-        order = np.argsort(node_of_row, kind="stable")
-        starts = np.searchsorted(node_of_row[order], np.arange(len(owners) + 1))
-        self._put("node_starts", "start", starts.astype(np.int64))
-        self._put("node_rows", "row", order.astype(np.int64))
-        return owners
+    def _write_norms_and_codes(self, owners: Rows) -> tuple[float, Bools]:
+        """Write both in one reading of the rows.
 
-    def _write_norms_and_codes(self, node_rows: Rows) -> float:
-        """Write both in one reading of the rows; return a code's unit."""
+        Returns
+        -------
+        code_unit : float
+        loose : (len(owners),) bool
+            Which owners are loose, and so have no node and no code.
+        """
         at, c = self._ingest, self._coordinates
         norm_dims = np.array(norm_columns(self._options, self._projection), np.int64)
         columns = len(norm_dims) + (self._projection.kind == "pca")
         code_dim = self._projection.code_dim
         norms = MatrixWriter(at.path("norms"), "norm", columns, "float32")
-        codes = MatrixWriter(at.path("codes"), "code", padded(code_dim), "int8")
+        codes = MatrixWriter(at.path("codes"), "code", code_width(code_dim), "int8")
         code_unit = c.code_unit(at.sample.rows())
+        loose = np.zeros(len(owners), np.bool_)
         with self._progress.step("coding", at.rows) as advance:
             for start, stop in c.chunks(at.rows):
                 raw = c.raw(np.arange(start, stop))
                 norms.append(c.norms(raw, norm_dims))
-                low, high = np.searchsorted(node_rows, (start, stop))
-                short = c.of(raw[node_rows[low:high] - start], code_dim)
+                low, high = np.searchsorted(owners, (start, stop))
+                owned = raw[owners[low:high] - start]
+                loose[low:high] = c.are_loose(owned)
+                short = c.of(owned[~loose[low:high]], code_dim)
                 codes.append(quantise_rows(short, code_unit, codes.width))
                 advance(stop - start)
-        at.files["norms"], at.files["codes"] = norms.finish(), codes.finish()
-        return code_unit
+        at.files["norms"] = norms.finish()
+        if codes.rows:
+            at.files["codes"] = codes.finish()
+        else:
+            codes.abandon()
+        return code_unit, loose
+
+    def _write_nodes(self, first: Rows, node_rows: Rows, loose: Rows) -> None:
+        """Write node → rows where nodes are not simply the rows, and loose rows."""
+        if len(node_rows) == len(first):
+            return
+        is_loose = np.isin(first, loose)
+        rows = np.flatnonzero(~is_loose)
+        node_of_row = np.searchsorted(node_rows, first[rows])
+        order = np.argsort(node_of_row, kind="stable")
+        starts = np.searchsorted(node_of_row[order], np.arange(len(node_rows) + 1))
+        self._put("node_starts", "start", starts.astype(np.int64))
+        if len(rows):
+            self._put("node_rows", "row", rows[order].astype(np.int64))
+        if len(loose):
+            self._put("loose", "row", np.flatnonzero(is_loose).astype(np.int64))
 
     def _write_links(self, node_rows: Rows) -> dict[str, Any]:
         """Build the graph; return how, or nothing where codes are to be scanned."""

@@ -120,16 +120,19 @@ def expand(
 ) -> int:
     """Write the rows of the kept nodes and their integer scores, best first.
 
-    Rows that are duplicates share a node; no answer needs more than `k` of them.
+    Rows that are duplicates share a node; no answer needs more than `k` of them. Loose
+    rows, which no code can rank, follow.
 
     Returns
     -------
     int
-        Rows written, at most as many as `rows` holds.
+        Rows written: at most as many as `rows` holds.
     """
-    node_starts, node_rows = graph[4], graph[5]
-    m = 0
+    node_starts, node_rows, loose = graph[4:]
+    m, limit = 0, len(rows) - len(loose)
     for i in range(size):
+        if m == limit:
+            break
         node = (best[i] >> 1) & NODE_MASK
         score = np.float32(best[i] >> NODE_BITS)
         if len(node_starts) == 0:
@@ -137,13 +140,12 @@ def expand(
             m += 1
         else:
             start, stop = node_starts[node], node_starts[node + 1]
-            for j in range(start, min(stop, start + k)):
-                if m == len(rows):
-                    return m
+            for j in range(start, min(stop, start + k, start + limit - m)):
                 rows[m], scores[m] = node_rows[j], score
                 m += 1
-        if m == len(rows):
-            return m
+    for i in range(len(loose)):
+        rows[m], scores[m] = loose[i], 0
+        m += 1
     return m
 
 
@@ -238,9 +240,9 @@ def search_many(
     ----------
     queries : (q, d) float32
         Not normalised.
-    graph : codes, neighbours, entry nodes, entry codes, node starts, node rows
-        (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, (n,) int64.
-        No links (g = 0): every code is scanned. No starts: node i is row i.
+    graph : codes, neighbours, entry nodes, entry codes, node starts, node rows, loose
+        (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, and int64
+        rows. No links (g = 0): every code is scanned. No starts: node i is row i.
     axes : (p, d) float32
         Of the projection; (0, 0) where it is the embedding's own prefix.
     vectors, plan : see `rerank`
@@ -255,7 +257,7 @@ def search_many(
     """
     out_rows, out_scores, trace = out
     best = np.empty(max(knobs[EF], knobs[SHORTLIST]), np.int64)
-    limit = knobs[CUT]
+    limit = knobs[CUT] + len(graph[6])
     candidates = (
         np.empty(limit, np.int64),
         np.empty(limit, np.float32),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch, widen
-from funnel.kernels.types import Array
+from funnel.kernels.types import TINY, Array
 
 AHEAD = 3  # rows: prefetching two to four ahead measured alike, one ahead worse
 AHEAD_BYTES = 512  # the hardware's own prefetcher follows after that
@@ -147,7 +147,7 @@ def renormalise(
         else:
             norm = np.sqrt(squares[i]) * norms[rows[i], full]
         below = norm * query_norm
-        score = dots[i] / below if below > 0 else np.float32(0)
+        score = dots[i] / below if below >= TINY else np.float32(0)
         scores[i] = score * norms[rows[i], full] if by_norm else score
 
 

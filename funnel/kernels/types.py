@@ -10,3 +10,6 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
+
+# A norm below this is zero: its inverse would overflow.
+TINY = np.finfo(np.float32).tiny

@@ -19,6 +19,11 @@ NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 
 
+def code_width(dim: int) -> int:
+    """Return the bytes of a code of `dim` coordinates: whole cache lines."""
+    return -(-dim // LINE_BYTES) * LINE_BYTES
+
+
 @kernel
 def score_code(query: Array, code: Array) -> np.int32:
     """Return the inner product of two codes, whose width is a multiple of 64.

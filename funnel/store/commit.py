@@ -21,6 +21,7 @@ from typing import Any
 from funnel.errors import (
     CorruptIndexError,
     FormatVersionError,
+    FunnelError,
     IndexExistsError,
     IndexNotFoundError,
     InvalidArgumentError,
@@ -64,9 +65,17 @@ def resolve(path: Any) -> Path:
             f"path must be str or os.PathLike, not {type(path).__name__}"
         )
     text = os.fspath(path)
+    if not isinstance(text, str):
+        raise InvalidTypeError("path must be text, not bytes")
     if not text or "\0" in text:
         raise InvalidArgumentError(f"path {text!r} cannot name a directory")
-    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 keeps links
+    try:
+        os.fsencode(text)
+        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 links stay
+    except (ValueError, RuntimeError) as error:
+        raise InvalidArgumentError(
+            f"path {text!r} cannot name a directory: {error}"
+        ) from error
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
@@ -104,11 +113,11 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix="funnel-"))
         else:
             check_free(path, overwrite=overwrite)
-            staging = path.parent / f".{path.name}.{fresh_name()}.building"
+            staging = path.parent / f".funnel-{fresh_name()}.building"
             staging.mkdir()
         (staging / DATA).mkdir()
         (staging / MANIFESTS).mkdir()
-    except FunnelPathErrors:
+    except FunnelError:
         raise
     except OSError as error:
         raise StorageError(f"cannot make an index at {path}: {error}") from error
@@ -121,12 +130,9 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
-FunnelPathErrors = (IndexExistsError, IndexNotFoundError, NotAnIndexError, StorageError)
-
-
 def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
     sync(staging)
-    old = path.parent / f".{path.name}.{fresh_name()}.replaced"
+    old = path.parent / f".funnel-{fresh_name()}.replaced"
     if overwrite and path.exists():
         path.rename(old)
     elif os.path.lexists(path):
@@ -163,31 +169,39 @@ def _marker(uuid: str) -> bytes:
 
 def read_marker(folder: Path) -> str:
     """Return the uuid of the index in `folder`, or raise what is there instead."""
-    try:
+    with reading(folder):
         if not os.path.lexists(folder):
             raise IndexNotFoundError(f"no index at {folder}")
         if not folder.is_dir():
             raise NotAnIndexError(f"{folder} is a file; an index is a directory")
-        data = (folder / MARKER).read_bytes()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        if isinstance(error, IndexNotFoundError):
-            raise
-        raise NotAnIndexError(_what_is_there(folder)) from None
-    except OSError as error:
-        if isinstance(error, NotAnIndexError):
-            raise
-        raise StorageError(f"cannot read {folder}: {error}") from error
-    if len(data) != _MARKER_FORMAT.size or not data.startswith(_MARKER_MAGIC[:6]):
-        raise NotAnIndexError(_what_is_there(folder))
+        marker = folder / MARKER
+        if not marker.is_file():
+            raise NotAnIndexError(_what_is_there(folder))
+        data = marker.read_bytes()
+        if not data.startswith(_MARKER_MAGIC[:6]):
+            raise NotAnIndexError(_what_is_there(folder))
+    if len(data) != _MARKER_FORMAT.size:
+        raise CorruptIndexError(f"{marker} has {len(data)} bytes, not 64")
     _, major, _, uuid, crc = _MARKER_FORMAT.unpack(data)
     if zlib.crc32(data[:-4]) != crc:
-        raise CorruptIndexError(f"{folder / MARKER} does not match its checksum")
+        raise CorruptIndexError(f"{marker} does not match its checksum")
     if major > MAJOR:
         raise FormatVersionError(
             f"{folder} has format {major}; this version of funnel reads up to {MAJOR}:"
             " upgrade funnel-index"
         )
     return str(uuids.UUID(bytes=uuid))
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a failed read into a `StorageError`."""
+    try:
+        yield
+    except FunnelError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot read {folder}: {error}") from error
 
 
 def _what_is_there(folder: Path) -> str:
@@ -205,18 +219,30 @@ def newest_manifest(folder: Path) -> Manifest:
         If there is no index that this version of funnel can read.
     CorruptIndexError
         If the manifest is damaged, or a file it names is missing or has another size.
+    StorageError
+        If the system does not let us read.
     """
     uuid = read_marker(folder)
-    found = sorted((folder / MANIFESTS).glob("[0-9]*.fm"))
-    if not found:
-        raise CorruptIndexError(f"{folder} holds no manifest")
-    manifest = Manifest.from_bytes(found[-1].read_bytes(), str(found[-1]))
-    if manifest.uuid != uuid:
-        raise CorruptIndexError(f"{found[-1]} belongs to another index")
-    for entry in manifest.all_files():
-        file = folder / DATA / entry.name
-        size = file.stat().st_size if file.exists() else None
-        if size != entry.size:
-            has = "is missing" if size is None else f"has {size:,} bytes"
-            raise CorruptIndexError(f"{file} {has}; {entry.size:,} were written")
+    with reading(folder):
+        kept = folder / MANIFESTS
+        found = (
+            [p for p in kept.iterdir() if p.suffix == ".fm"] if kept.is_dir() else []
+        )
+        if not found:
+            raise CorruptIndexError(f"{folder} holds no manifest")
+        newest = max(found)
+        manifest = Manifest.from_bytes(newest.read_bytes(), str(newest))
+        if manifest.uuid != uuid:
+            raise CorruptIndexError(f"{newest} belongs to another index")
+        for entry in manifest.all_files():
+            _check_size(folder / DATA / entry.name, entry.size)
     return manifest
+
+
+def _check_size(file: Path, size: int) -> None:
+    try:
+        found = file.stat().st_size
+    except FileNotFoundError:
+        raise CorruptIndexError(f"{file} is missing") from None
+    if found != size:
+        raise CorruptIndexError(f"{file} has {found:,} bytes; {size:,} were written")

@@ -67,6 +67,10 @@ def check_ids(ids: Any) -> Ids:
 def _from_arrow(ids: pa.Array | pa.ChunkedArray) -> Ids:
     if ids.null_count:
         raise InvalidTypeError(f"ids hold {ids.null_count} nulls")
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.cast(ids.type.value_type)
+    if pa.types.is_string_view(ids.type):
+        ids = ids.cast(pa.large_string())
     kind = ids.type
     if pa.types.is_integer(kind):
         return _integers(ids.to_numpy())

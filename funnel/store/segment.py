@@ -36,15 +36,19 @@ class SegmentFiles:
         The index's ``data`` directory.
     segment : Segment
     id_kind : {"row", "int64", "text"}
+    code_width : int
+        Bytes of a code.
     """
 
-    def __init__(self, folder: Path, segment: Segment, id_kind: str) -> None:
+    def __init__(
+        self, folder: Path, segment: Segment, id_kind: str, code_width: int
+    ) -> None:
         self.folder, self.segment, self.id_kind = folder, segment, id_kind
         self.rows = segment.rows
         self.block_starts = np.array(segment.blocks, np.int64)
         self.blocks = tuple(self._block(i) for i in range(len(segment.blocks) - 1))
         self.norms = self._matrix("norms")
-        self.codes = self._matrix("codes")
+        self.codes = self._matrix("codes", np.empty((0, code_width), np.int8))
         no_links = np.empty((len(self.codes), 0), np.int32)
         self.neighbours = self._matrix("links", no_links)
         entries = self._matrix("entries", np.empty((0, 1), np.int32))[:, 0]
@@ -52,6 +56,7 @@ class SegmentFiles:
         no_rows = np.empty((0, 1), np.int64)
         self.node_starts = self._matrix("node_starts", no_rows)[:, 0]
         self.node_rows = self._matrix("node_rows", no_rows)[:, 0]
+        self.loose = self._matrix("loose", no_rows)[:, 0]
 
     def _matrix(self, role: str, absent: Matrix | None = None) -> Matrix:
         entry = self.segment.files.get(role)
@@ -77,11 +82,9 @@ class SegmentFiles:
         entry = self.segment.files.get("metadata")
         return entry and read_table(self.folder / entry.name, entry)
 
-    def metadata(self, rows: npt.NDArray[np.int64] | None = None) -> pa.Table | None:
-        """Return the metadata of `rows` (of all rows, mapped), or None."""
-        if self._table is None or rows is None:
-            return self._table
-        return self._table.take(rows)
+    def metadata(self, rows: npt.NDArray[np.int64]) -> pa.Table | None:
+        """Return the metadata of `rows`, or None."""
+        return None if self._table is None else self._table.take(rows)
 
     @cached_property
     def _ids(self) -> Any:
@@ -111,13 +114,10 @@ class SegmentFiles:
         out[:] = flat
         return out.reshape(rows.shape)
 
-    def id_column(self) -> pa.ChunkedArray:
-        """Return the ids of all rows as an Arrow column."""
-        if self.id_kind == "row":
-            return pa.chunked_array([np.arange(self.rows)])
-        if self.id_kind == "int64":
-            return pa.chunked_array([self._ids])
-        return pa.chunked_array(self._ids)
+    def id_column(self, rows: npt.NDArray[np.int64]) -> pa.Array:
+        """Return the ids of `rows` as Arrow, of one type whatever the rows."""
+        kind = pa.large_string() if self.id_kind == "text" else pa.int64()
+        return pa.array(self.ids(rows), kind)
 
     def row_of(self, identifier: Any) -> int:
         """Return the row of an id, or −1; an id of another type is no row's."""
