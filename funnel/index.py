@@ -5,7 +5,9 @@ The work is in `build.py`, `store/` and `search.py`.
 
 from __future__ import annotations
 
+import os
 import time
+import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +40,8 @@ from funnel.store.commit import (
     new_index,
     newest_manifest,
     publish,
+    reading,
+    remove,
     resolve,
 )
 from funnel.store.manifest import Manifest
@@ -67,7 +71,8 @@ class FunnelIndex:
 
     def __init__(self, path: Path, manifest: Manifest, mode: str) -> None:
         self.path, self.mode = path, mode
-        self._open: Snapshot | None = Snapshot(path, manifest)
+        with reading(path):
+            self._open: Snapshot | None = Snapshot(path, manifest)
         self._manifest = manifest
 
     # ---- build and open
@@ -115,7 +120,8 @@ class FunnelIndex:
         metadata : Arrow table, mapping of columns, or data frame, optional
             n rows, kept beside the vectors. A table given as `data` brings its own.
         path : str or path, optional
-            A directory that does not exist yet; by default a temporary one.
+            A directory that does not exist yet; by default a temporary one, which is
+            removed with the handle.
         dims : increasing ints, optional
             The nested dims the model was trained at; by default 16, 32, … and
             full_dim, which is appended if missing.
@@ -186,7 +192,10 @@ class FunnelIndex:
                 folder, source.batches, source.rows, checked, options, reporter
             )
             publish(folder, manifest)
-        return cls(target or folder, manifest, "rw")
+        index = cls(target or folder, manifest, "rw")
+        if target is None:
+            weakref.finalize(index, remove, folder, os.getpid())
+        return index
 
     @classmethod
     def open(cls, path: Any) -> FunnelIndex:

@@ -222,7 +222,7 @@ def _with_columns(
             part = table.slice(start, len(batch.vectors))
             start += len(batch.vectors)
             if len(part) == len(batch.vectors):
-                yield Batch(batch.vectors, batch.ids, part)
+                yield Batch(batch.vectors, batch.ids, _joined(batch.columns, part))
             else:
                 break
         if start != len(table):
@@ -231,6 +231,19 @@ def _with_columns(
             )
 
     return joined()
+
+
+def _joined(own: pa.Table | None, given: pa.Table) -> pa.Table:
+    if own is None:
+        return given
+    twice = sorted(set(own.column_names) & set(given.column_names))
+    if twice:
+        raise InvalidArgumentError(
+            f"metadata column {twice[0]!r} is in the table already"
+        )
+    for name in given.column_names:
+        own = own.append_column(name, given.column(name))
+    return own
 
 
 def check_search(

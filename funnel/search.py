@@ -6,7 +6,7 @@ Queries come checked from `index.py`; the arithmetic is in `kernels/`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,7 +42,10 @@ class Layout:
 def search(
     snapshot: Snapshot, queries: Floats, plan: Plan, traced: bool
 ) -> tuple[Rows, Floats, Trace | None]:
-    """Return rows and scores, each (q, k), best first, and what it cost."""
+    """Return rows and scores, each (q, k), best first, and what it cost.
+
+    Queries that the projection says nothing of are scanned exactly.
+    """
     if plan.mode in ("exact", "prefix"):
         return scan(snapshot, queries, plan)
     q = len(queries)
@@ -50,11 +53,11 @@ def search(
     rows = np.empty((q, plan.k), np.int64)
     scores = np.empty((q, plan.k), np.float32)
 
-    def work(start: int, stop: int) -> tuple[Rows, int]:
+    def work(start: int, stop: int) -> tuple[Rows, int, int]:
         trace = np.zeros((len(layout.steps), 4), np.int64)
         visited = snapshot.borrow_scratch()
         began = time.perf_counter_ns()
-        k.search_many(
+        blind = k.search_many(
             queries[start:stop],
             snapshot.graph,
             snapshot.axes,
@@ -67,9 +70,13 @@ def search(
         )
         spent = time.perf_counter_ns() - began
         snapshot.return_scratch(visited)
-        return trace, spent
+        return trace, spent, blind
 
     parts = share_queries(snapshot, q, plan.threads, work)
+    if any(blind for _, _, blind in parts):
+        at = np.flatnonzero(rows[:, 0] == k.BLIND)
+        exact = replace(plan, mode="exact", cascade=None)
+        rows[at], scores[at], _ = scan(snapshot, queries[at], exact)
     return rows, scores, _trace(snapshot, layout, parts, q) if traced else None
 
 
@@ -105,11 +112,11 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
 
 
 def _trace(
-    snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int]], queries: int
+    snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int, int]], queries: int
 ) -> Trace:
     s = snapshot.segment
-    total = np.sum([part for part, _ in parts], axis=0)
-    spent_us = sum(spent for _, spent in parts) / 1e3
+    total = np.sum([trace for trace, _, _ in parts], axis=0)
+    spent_us = sum(spent for _, spent, _ in parts) / 1e3
     ticks = max(1, int(total[:, k.TICKS].sum()))
     records = []
     for (name, dim), record in zip(layout.steps, total.tolist(), strict=True):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from funnel.errors import ClosedError
+from funnel.errors import ClosedError, CorruptIndexError
 from funnel.kernels.walk import code_width
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest
@@ -46,6 +46,9 @@ class Snapshot:
         if "axes" in manifest.files:
             self.axes = map_file(data, manifest.files["axes"])
         s = self.segment
+        if ((s.entries < 0) | (s.entries >= len(s.codes))).any():
+            name = manifest.segments[0].files["entries"].name
+            raise CorruptIndexError(f"{data / name}: an entry of the graph is no node")
         entry_codes = s.codes[s.entries]
         entry_codes.flags.writeable = False
         s.entries.flags.writeable = False
@@ -59,7 +62,10 @@ class Snapshot:
             s.loose,
         )
         self.vectors = (s.blocks, s.block_starts, s.norms)
-        self._remembered = functools.lru_cache(REMEMBERED, typed=True)(self._make)
+        # Not a method of ours: a cycle would keep the maps after `close`.
+        self._remembered = functools.lru_cache(REMEMBERED, typed=True)(
+            functools.partial(_make, manifest)
+        )
         self._scratch: list[npt.NDArray[np.uint8]] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pool_lock, self._closed = threading.Lock(), False
@@ -73,9 +79,6 @@ class Snapshot:
             return self._remembered(make, *arguments)
         except TypeError:  # an argument that has no hash: let `make` judge it
             return make(self.manifest, *arguments)
-
-    def _make(self, make: Callable[..., Any], *arguments: Any) -> Any:
-        return make(self.manifest, *arguments)
 
     def borrow_scratch(self) -> npt.NDArray[np.uint8]:
         """Return a `visited` array that no other thread has."""
@@ -104,6 +107,10 @@ class Snapshot:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
+
+
+def _make(manifest: Manifest, make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(manifest, *arguments)
 
 
 def cpu_count() -> int:

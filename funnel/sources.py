@@ -31,6 +31,7 @@ from funnel.vectors import as_array
 
 BATCH_BYTES = 64 << 20
 VECTOR_NAMES = ("vector", "embedding", "embeddings", "emb", "values")
+RESERVED = ("id", "vector")
 ID_NAMES = ("id", "_id", "doc_id", "docid")
 
 
@@ -84,13 +85,8 @@ def open_source(
         return _from_files(str(data), vector_column, id_column)
     if isinstance(data, pa.Array | pa.ChunkedArray):
         return _from_reader(pa.table({"vector": data}).to_reader(), "vector", None)
-    if hasattr(data, "__arrow_c_stream__"):
-        reader = pa.RecordBatchReader.from_stream(data)
-        return _from_reader(reader, vector_column, id_column)
-    if hasattr(data, "__arrow_c_array__"):
-        return _from_reader(
-            pa.table(pa.record_batch(data)).to_reader(), vector_column, id_column
-        )
+    if _is_arrow(data):
+        return _from_reader(_reader(data), vector_column, id_column)
     if isinstance(data, Iterator):
         return Source(_from_iterator(data, vector_column, id_column), None)
     for name in ("vector_column", "id_column"):
@@ -115,15 +111,32 @@ def _from_array(array: npt.NDArray[Any]) -> Source:
     return Source((Batch(array[s : s + step]) for s in starts), len(array))
 
 
+def _is_arrow(data: Any) -> bool:
+    return hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+
+
+def _reader(data: Any) -> pa.RecordBatchReader:
+    """Return the record batches of anything that speaks Arrow: tables or one column."""
+    try:
+        if hasattr(data, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(data)
+        return pa.table(pa.record_batch(data)).to_reader()
+    except pa.ArrowInvalid:  # not a table: a column of vectors
+        return pa.table({"vector": pa.chunked_array(data)}).to_reader()
+
+
 def _from_iterator(
     items: Iterator[Any], vector_column: str | None, id_column: str | None
 ) -> Iterator[Batch]:
+    seen = 0
     for item in items:
-        if hasattr(item, "__arrow_c_stream__") or hasattr(item, "__arrow_c_array__"):
-            table = pa.table(item)
-            yield from _from_reader(table.to_reader(), vector_column, id_column).batches
+        if _is_arrow(item):
+            source = _from_reader(_reader(item), vector_column, id_column, seen)
         else:
-            yield from _from_array(as_array(item, "embeddings")).batches
+            source = _from_array(as_array(item, "embeddings"))
+        for batch in source.batches:
+            seen += len(batch.vectors)
+            yield batch
 
 
 def _from_files(
@@ -132,18 +145,30 @@ def _from_files(
     try:
         files = _find(pattern)
         opened = [_from_file(p, vector_column, id_column) for p in files]
-    except (OSError, ValueError, RuntimeError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, pa.ArrowException) as error:
         if isinstance(error, FunnelError):
             raise
         raise StorageError(f"cannot read {pattern}: {error}") from error
     counts = [source.rows for source in opened]
     total = sum(c for c in counts if c is not None)
-    batches = itertools.chain.from_iterable(source.batches for source in opened)
-    return Source(batches, None if None in counts else total)
+    return Source(_read_files(opened, pattern), None if None in counts else total)
+
+
+def _read_files(opened: list[Source], pattern: str) -> Iterator[Batch]:
+    """Yield all files' batches; what a damaged file raises becomes a typed error."""
+    for source in opened:
+        try:
+            yield from source.batches
+        except (OSError, ValueError, pa.ArrowException) as error:
+            if isinstance(error, FunnelError):
+                raise
+            raise StorageError(f"cannot read {pattern}: {error}") from error
 
 
 def _find(pattern: str) -> list[Path]:
     """Return the files that a path, a directory or a glob names, sorted."""
+    if not pattern:
+        raise InvalidArgumentError("a path to build from is empty")
     text = os.path.expanduser(pattern)  # noqa: PTH111 keeps the glob as it is
     paths = [text] if Path(text).exists() else sorted(glob.glob(text, recursive=True))  # noqa: PTH207
     files = list(itertools.chain.from_iterable(_inside(Path(p)) for p in paths))
@@ -166,7 +191,11 @@ def _from_file(path: Path, vector_column: str | None, id_column: str | None) -> 
 
 
 def _from_npy(path: Path, _vector: str | None, _id: str | None) -> Source:
-    return _from_array(np.load(path, mmap_mode="r", allow_pickle=False))
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(loaded, np.ndarray):
+        loaded.close()
+        raise InvalidArgumentError(f"{path} is an archive, not one array")
+    return _from_array(as_array(loaded, "embeddings"))
 
 
 def _from_parquet(path: Path, vector: str | None, id_column: str | None) -> Source:
@@ -209,16 +238,32 @@ _READERS = {
 
 
 def _from_reader(
-    reader: pa.RecordBatchReader, vector_column: str | None, id_column: str | None
+    reader: pa.RecordBatchReader,
+    vector_column: str | None,
+    id_column: str | None,
+    first: int = 0,
 ) -> Source:
+    names = reader.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidArgumentError(f"column {twice[0]!r} is there twice")
     vector = _find_vector(reader.schema, vector_column)
     identifier = _find_id(reader.schema, vector, id_column)
-    others = [n for n in reader.schema.names if n not in (vector, identifier)]
-    return Source(_read(reader, vector, identifier, others), None)
+    others = [n for n in names if n not in (vector, identifier)]
+    taken = [name for name in others if name in RESERVED]
+    if taken:
+        raise InvalidArgumentError(
+            f"metadata column {taken[0]!r} has the name of one of ours: rename it"
+        )
+    return Source(_read(reader, vector, identifier, others, first), None)
 
 
 def _read(
-    reader: pa.RecordBatchReader, vector: str, identifier: str | None, others: list[str]
+    reader: pa.RecordBatchReader,
+    vector: str,
+    identifier: str | None,
+    others: list[str],
+    first: int,
 ) -> Iterator[Batch]:
     for whole in reader:
         if len(whole) == 0:
@@ -229,7 +274,9 @@ def _read(
             part = whole.slice(start, step)
             columns = pa.Table.from_batches([part]).select(others) if others else None
             ids = part.column(identifier) if identifier else None
-            yield Batch(_list_values(part.column(vector), vector), ids, columns)
+            values = _list_values(part.column(vector), vector, first)
+            yield Batch(values, ids, columns)
+            first += len(part)
 
 
 def _is_vector(kind: pa.DataType) -> bool:
@@ -288,22 +335,21 @@ def _list_width(column: pa.Array) -> int:
     return len(first) if first is not None else 1
 
 
-def _list_values(column: pa.Array, name: str) -> npt.NDArray[Any]:
+def _list_values(column: pa.Array, name: str, first: int) -> npt.NDArray[Any]:
     """Return a list column as (b, d), without a copy where all lists are full."""
     column = _storage(column)
     values = column.flatten()
     if column.null_count or values.null_count:
         raise InvalidTypeError(f"column {name!r} holds nulls: drop or fill them first")
-    if len(column) == 0 or len(values) % len(column):
-        raise DimensionError(f"column {name!r} holds lists of unequal length")
-    width = len(values) // len(column)
-    if not pa.types.is_fixed_size_list(column.type):
+    if pa.types.is_fixed_size_list(column.type):
+        width = int(column.type.list_size)
+    else:
         lengths = np.diff(column.offsets.to_numpy())
-        if (lengths != width).any():
-            row = int(np.flatnonzero(lengths != width)[0])
+        width = int(lengths[0])
+        for row in np.flatnonzero(lengths != width)[:1]:
             raise DimensionError(
-                f"column {name!r} holds lists of unequal length: row {row} has "
-                f"{int(lengths[row])} numbers, others {width}"
+                f"column {name!r} holds lists of unequal length: row {first + row} has "
+                f"{lengths[row]} numbers, row {first} has {width}"
             )
     array: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return array.reshape(len(column), width)

@@ -108,7 +108,7 @@ class MatryoshkaAdapter:
     def fit(self, queries: ArrayLike, documents: ArrayLike) -> Self:
         """Train the map on pairs; row i of both sides belongs together.
 
-        Costs about ``epochs * n * (6 * d * dims[-1] + 6 * batch_size * sum(dims))``
+        Costs about ``epochs * n * (4 * d * dims[-1] + 3 * batch_size * sum(dims))``
         multiplications.
 
         Parameters

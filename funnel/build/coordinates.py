@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.build.options import Options
+from funnel.kernels.funnel import LOOSE
 from funnel.kernels.rows import prefix_norms, squared_norms
 from funnel.kernels.types import TINY, Floats
 from funnel.projection import Projection, unit
 
 CHUNK_BYTES = 32 << 20
 CODE_QUANTILE = 0.9999  # larger coordinates are clipped: a finer step for the rest
-LOOSE = 1e-6  # share of a row's norm
 
 
 class Coordinates:

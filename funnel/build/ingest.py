@@ -16,7 +16,7 @@ import pyarrow as pa
 from funnel.build.nodes import row_hashes
 from funnel.build.options import Options
 from funnel.build.sample import Reservoir
-from funnel.errors import InvalidArgumentError
+from funnel.errors import InvalidArgumentError, InvalidTypeError
 from funnel.kernels.types import Floats, Rows
 from funnel.progress import Progress
 from funnel.sources import Batch
@@ -118,15 +118,34 @@ class Ingest:
             raise_bad_rows(vectors, bad, "embeddings", o.dtype, self.seen)
         keep = np.setdiff1d(np.arange(len(vectors)), bad)
         self._kept.append(keep + self.seen)
-        if batch.ids is not None:
-            self._ids.append(_take(check_ids(batch.ids), keep))
-        if batch.columns is not None:
-            self._metadata.append(
-                batch.columns.take(keep) if len(bad) else batch.columns
-            )
+        self._take_ids(batch, keep)
+        self._take_columns(batch, keep)
         self.seen += len(vectors)
         self.rows += len(keep)
         return vectors[keep] if len(bad) else vectors
+
+    def _take_ids(self, batch: Batch, keep: Rows) -> None:
+        if (batch.ids is None) != (not self._ids) and self.seen:
+            raise InvalidArgumentError(
+                f"some rows have an id and others have none, from row {self.seen} on"
+            )
+        if batch.ids is None:
+            return
+        ids = check_ids(batch.ids)
+        if self._ids and type(ids) is not type(self._ids[0]):
+            raise InvalidTypeError(f"ids change from int to str at row {self.seen}")
+        self._ids.append(_take(ids, keep))
+
+    def _take_columns(self, batch: Batch, keep: Rows) -> None:
+        names = [] if batch.columns is None else batch.columns.column_names
+        if self.seen and bool(names) != bool(self._metadata.names):
+            raise InvalidArgumentError(
+                f"some rows have metadata ({', '.join(names or self._metadata.names)})"
+                f" and others have none, from row {self.seen} on"
+            )
+        if batch.columns is not None:
+            whole = len(keep) == len(batch.vectors)
+            self._metadata.append(batch.columns if whole else batch.columns.take(keep))
 
     def write_ids(self, given: Ids | None) -> str:
         """Store ids and their lookup; return the kind of ids."""

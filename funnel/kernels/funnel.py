@@ -31,6 +31,8 @@ ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
 EF, SHORTLIST, CUT, K, WIDTH, BY_NORM = 0, 1, 2, 3, 4, 5
 KNOBS = 6
+BLIND = -2
+LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 
 
@@ -116,12 +118,19 @@ def retrieve(
 
 @kernel
 def expand(
-    best: Array, size: int, graph: tuple[Array, ...], k: int, rows: Array, scores: Array
+    best: Array,
+    size: int,
+    graph: tuple[Array, ...],
+    k: int,
+    n: int,
+    rows: Array,
+    scores: Array,
 ) -> int:
     """Write the rows of the kept nodes and their integer scores, best first.
 
     Rows that are duplicates share a node; no answer needs more than `k` of them. Loose
-    rows, which no code can rank, follow.
+    rows, which no code can rank, follow. What damage made of a row that is none of the
+    `n` is left out.
 
     Returns
     -------
@@ -138,14 +147,19 @@ def expand(
         if len(node_starts) == 0:
             rows[m], scores[m] = node, score
             m += 1
-        else:
-            start, stop = node_starts[node], node_starts[node + 1]
-            for j in range(start, min(stop, start + k, start + limit - m)):
-                rows[m], scores[m] = node_rows[j], score
+            continue
+        # Clamped first: a sum that overflows is undefined.
+        start = min(max(0, node_starts[node]), len(node_rows))
+        stop = min(node_starts[node + 1], len(node_rows), start + k, start + limit - m)
+        for j in range(start, stop):
+            row = node_rows[j]
+            if 0 <= row < n:
+                rows[m], scores[m] = row, score
                 m += 1
     for i in range(len(loose)):
-        rows[m], scores[m] = loose[i], 0
-        m += 1
+        if 0 <= loose[i] < n:
+            rows[m], scores[m] = loose[i], 0
+            m += 1
     return m
 
 
@@ -233,7 +247,7 @@ def search_many(
     code_unit: float,
     visited: Array,
     out: tuple[Array, Array, Array],
-) -> None:
+) -> int:
     """Search every query, one after the other.
 
     Parameters
@@ -254,6 +268,12 @@ def search_many(
         Kept between calls; its last entry is the epoch.
     out : rows (q, k) int64, scores (q, k) float32, trace (r, 4) int64
         Rows are −1 and scores −inf where there are fewer than k.
+
+    Returns
+    -------
+    int
+        Blind queries: those that the projection says nothing of, so that no code can
+        rank for them. Their first row is `BLIND`.
     """
     out_rows, out_scores, trace = out
     best = np.empty(max(knobs[EF], knobs[SHORTLIST]), np.int64)
@@ -271,6 +291,7 @@ def search_many(
     width = len(axes) if len(axes) > 0 else knobs[WIDTH]
     projected = np.empty((some, width), np.float32)
     factors = np.empty(some, np.float32)
+    blind = 0
     for first in range(0, len(queries), TOGETHER):
         last = min(first + TOGETHER, len(queries))
         began = ticks()
@@ -284,7 +305,7 @@ def search_many(
         )
         trace[0, TICKS] += ticks() - began
         for i in range(first, last):
-            search_one(
+            blind += search_one(
                 ready[i - first],
                 projected[i - first],
                 factors[i - first],
@@ -298,6 +319,7 @@ def search_many(
                 candidates,
                 (out_rows[i], out_scores[i], trace),
             )
+    return blind
 
 
 @kernel
@@ -314,13 +336,18 @@ def search_one(
     best: Array,
     candidates: tuple[Array, ...],
     out: tuple[Array, Array, Array],
-) -> None:
-    """Search one prepared query; the arguments are those of `search_many`."""
+) -> int:
+    """Search one prepared query; arguments and result are those of `search_many`."""
     out_rows, out_scores, trace = out
+    out_rows[:], out_scores[:] = -1, -np.inf
+    if norm(projected[: knobs[WIDTH]]) < LOOSE and len(plan[0]) > 0:
+        out_rows[0] = BLIND
+        return 1
     stages, began = len(plan[0]), ticks()
     epoch = next_epoch(visited)
     size, scored, scale = retrieve(projected, graph, knobs, visited, epoch, best)
-    m = expand(best, size, graph, knobs[K], candidates[0], candidates[1])
+    n, rows, scores = len(vectors[2]), candidates[0], candidates[1]
+    m = expand(best, size, graph, knobs[K], n, rows, scores)
     trace[0, ROWS_IN] += scored
     trace[0, ROWS_KEPT] += size
     trace[0, DIMS_READ] += scored * knobs[WIDTH]
@@ -332,8 +359,8 @@ def search_one(
         m = rerank(query, vectors, plan, knobs, candidates, m, trace)
     else:
         factor *= scale * np.float32(code_unit)
-    out_rows[:], out_scores[:] = -1, -np.inf
     write_best(candidates, m, factor, out_rows, out_scores)
+    return 0
 
 
 @kernel

@@ -29,6 +29,7 @@ from funnel.errors import (
     NotAnIndexError,
     StorageError,
 )
+from funnel.store.layout import problems
 from funnel.store.manifest import MAJOR, MINOR, Manifest
 
 MARKER, LOCK, MANIFESTS, DATA = "FUNNEL", "LOCK", "manifest", "data"
@@ -71,7 +72,7 @@ def resolve(path: Any) -> Path:
         raise InvalidArgumentError(f"path {text!r} cannot name a directory")
     try:
         os.fsencode(text)
-        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 links stay
+        return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 keeps links
     except (ValueError, RuntimeError) as error:
         raise InvalidArgumentError(
             f"path {text!r} cannot name a directory: {error}"
@@ -81,10 +82,13 @@ def resolve(path: Any) -> Path:
 def check_free(path: Path, *, overwrite: bool) -> None:
     """Raise unless an index may be made at `path`; foreign files are never replaced."""
     try:
-        taken = os.path.lexists(path)
         parent_is_dir = path.parent.is_dir()
+        os.lstat(path)
+        taken = True
+    except (FileNotFoundError, NotADirectoryError):
+        taken = False
     except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
+        raise StorageError(f"cannot make {path}: {error}") from error
     if not parent_is_dir:
         raise IndexNotFoundError(f"{path.parent} is not a directory: make it first")
     if taken and not overwrite:
@@ -113,6 +117,7 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
             staging = Path(tempfile.mkdtemp(prefix="funnel-"))
         else:
             check_free(path, overwrite=overwrite)
+            path = path.resolve() if path.is_symlink() else path
             staging = path.parent / f".funnel-{fresh_name()}.building"
             staging.mkdir()
         (staging / DATA).mkdir()
@@ -134,12 +139,19 @@ def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
     sync(staging)
     old = path.parent / f".funnel-{fresh_name()}.replaced"
     if overwrite and path.exists():
+        read_marker(path)  # still an index, after all the time of a build
         path.rename(old)
     elif os.path.lexists(path):
         raise IndexExistsError(f"{path} appeared while the index was built")
     staging.rename(path)
     sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(folder: Path, owner: int) -> None:
+    """Remove a temporary index, unless this is a fork of the process that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, manifest: Manifest) -> None:
@@ -224,25 +236,40 @@ def newest_manifest(folder: Path) -> Manifest:
     """
     uuid = read_marker(folder)
     with reading(folder):
-        kept = folder / MANIFESTS
-        found = (
-            [p for p in kept.iterdir() if p.suffix == ".fm"] if kept.is_dir() else []
-        )
-        if not found:
-            raise CorruptIndexError(f"{folder} holds no manifest")
-        newest = max(found)
+        newest = _newest(folder)
         manifest = Manifest.from_bytes(newest.read_bytes(), str(newest))
-        if manifest.uuid != uuid:
-            raise CorruptIndexError(f"{newest} belongs to another index")
+        if manifest.uuid != uuid or f"{manifest.version:020d}" != newest.stem:
+            raise CorruptIndexError(f"{newest} belongs to another index or version")
+        _check_sense(manifest, newest)
         for entry in manifest.all_files():
             _check_size(folder / DATA / entry.name, entry.size)
     return manifest
 
 
+def _newest(folder: Path) -> Path:
+    kept = folder / MANIFESTS
+    names = kept.iterdir() if kept.is_dir() else []
+    found = max((p for p in names if p.suffix == ".fm"), default=None)
+    if found is None:
+        raise CorruptIndexError(f"{folder} holds no manifest")
+    if not found.is_file():  # reading a pipe would wait for ever
+        raise CorruptIndexError(f"{found} is no file")
+    return found
+
+
+def _check_sense(manifest: Manifest, path: Path) -> None:
+    try:
+        found = next(problems(manifest), None)
+    except (LookupError, TypeError, ValueError) as error:
+        found = str(error)
+    if found is not None:
+        raise CorruptIndexError(f"{path} makes no sense: {found}")
+
+
 def _check_size(file: Path, size: int) -> None:
     try:
         found = file.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CorruptIndexError(f"{file} is missing") from None
     if found != size:
         raise CorruptIndexError(f"{file} has {found:,} bytes; {size:,} were written")

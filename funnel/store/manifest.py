@@ -7,7 +7,7 @@ A value and its bytes. It knows no directory (`commit.py`) and maps no file
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import xxhash
@@ -108,31 +108,58 @@ class Manifest:
             raise CorruptIndexError(f"{name} does not begin as a manifest does")
         if words[1] != str(MAJOR):
             raise FormatVersionError(
-                f"{name} has format {words[1]}; this version of funnel reads {MAJOR}"
+                f"{name} has format {words[1]}; this version of funnel reads {MAJOR}: "
+                "upgrade funnel-index"
             )
         if words[2:] != [str(len(body)), xxhash.xxh3_128_hexdigest(body)]:
             raise CorruptIndexError(f"{name} does not match its checksum")
-        document = json.loads(body)
-        unknown = set(document.pop("format")["reader_features"]) - KNOWN_FEATURES
-        if unknown:
+        try:
+            document = json.loads(body, object_pairs_hook=_distinct)
+            unknown = set(document["format"]["reader_features"]) - KNOWN_FEATURES
+            manifest = None if unknown else _rebuild(document)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError,
+                TypeError, ValueError) as error:  # fmt: skip
+            raise CorruptIndexError(
+                f"{name} is sealed, but no manifest: {type(error).__name__} {error}"
+            ) from error
+        if manifest is None:
             raise FormatVersionError(
-                f"{name} needs {', '.join(sorted(unknown))}, which this version of "
-                "funnel does not know; upgrade funnel-index"
+                f"{name} needs {', '.join(sorted(map(str, unknown)))}, which this "
+                "version of funnel does not know: upgrade funnel-index"
             )
-        return cls(**_rebuild(document))
+        return manifest
 
 
-def _rebuild(document: dict[str, Any]) -> dict[str, Any]:
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        raise ValueError("a key is there twice")
+    return document
+
+
+def _known(kind: type, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that this version knows: a later minor one may add some."""
+    return {f.name: document[f.name] for f in fields(kind) if f.name in document}
+
+
+def _files(documents: dict[str, Any]) -> dict[str, FileEntry]:
+    return {r: FileEntry(**_known(FileEntry, f)) for r, f in documents.items()}
+
+
+def _rebuild(document: dict[str, Any]) -> Manifest:
     """Turn JSON's lists and dicts into the values they were."""
-    out = dict(document)
+    out = _known(Manifest, document)
     for name in ("dims", "norm_dims", "tombstones"):
         out[name] = tuple(out[name])
-    out["files"] = {role: FileEntry(**f) for role, f in document["files"].items()}
-    segments = []
-    for item in document["segments"]:
-        files = {role: FileEntry(**f) for role, f in item["files"].items()}
-        segments.append(
-            Segment(**{**item, "blocks": tuple(item["blocks"]), "files": files})
+    out["files"] = _files(out["files"])
+    out["segments"] = tuple(
+        Segment(
+            **{
+                **_known(Segment, item),
+                "blocks": tuple(item["blocks"]),
+                "files": _files(item["files"]),
+            }
         )
-    out["segments"] = tuple(segments)
-    return out
+        for item in out["segments"]
+    )
+    return Manifest(**out)

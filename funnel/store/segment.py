@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from funnel.errors import CorruptIndexError
 from funnel.store.ids import candidate_rows, key_of
 from funnel.store.manifest import Segment
 from funnel.store.matrix import FileEntry, map_body
@@ -128,6 +129,8 @@ class SegmentFiles:
             row = int(identifier)
             return row if 0 <= row < self.rows else -1
         for row in candidate_rows(self._lookup, key_of(identifier)):
+            if not 0 <= row < self.rows:
+                raise CorruptIndexError(f"{self.folder}: an id's row {row} is no row")
             if self.ids(np.array([row]))[0] == identifier:
                 return row
         return -1

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from funnel.errors import CorruptIndexError
+from funnel.errors import CorruptIndexError, InvalidArgumentError
 from funnel.store.matrix import FileEntry, hash_file
 
 BATCH_ROWS = 65_536
@@ -27,13 +27,19 @@ class TableWriter:
         self._writer: Any = None
         self._schema: pa.Schema | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns; none before the first rows."""
+        return [] if self._schema is None else list(self._schema.names)
+
     def append(self, table: pa.Table) -> None:
         """Write more rows; the first call fixes the schema."""
-        if self._writer is None:
+        table = plain(table)
+        if self._schema is None:
             self._schema = table.schema
             self._sink = pa.OSFile(str(self.path), "wb")
             self._writer = pa.ipc.new_file(self._sink, self._schema)
-        self._pending.append(table.cast(self._schema))
+        self._pending.append(_fit(table, self._schema))
         self.rows += len(table)
         while sum(map(len, self._pending)) >= BATCH_ROWS:
             joined = pa.concat_tables(self._pending)
@@ -56,6 +62,43 @@ class TableWriter:
         """Close the file without finishing it."""
         if self._sink is not None:
             self._sink.close()
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return a table without dictionaries and views.
+
+    A file may hold one dictionary a column only, and views cannot be gathered.
+    """
+    for i, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pa.types.is_string_view(kind):
+            kind = pa.large_string()
+        if pa.types.is_binary_view(kind):
+            kind = pa.large_binary()
+        if kind != field.type:
+            table = table.set_column(i, field.name, table.column(i).cast(kind))
+    return table
+
+
+def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with the types of `schema`, or raise how it differs."""
+    if table.column_names != schema.names:
+        raise InvalidArgumentError(
+            f"metadata columns change from {schema.names} to {table.column_names}"
+        )
+    columns = []
+    for field in schema:
+        column = table.column(field.name)
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException as error:
+            raise InvalidArgumentError(
+                f"metadata column {field.name!r} changes its type from {field.type} "
+                f"to {column.type}: {error}"
+            ) from error
+    return pa.table(columns, schema=schema)
 
 
 def read_table(path: Path, entry: FileEntry) -> pa.Table:

@@ -1,0 +1,126 @@
+"""What the files of an index must look like: `FORMAT.md` as code.
+
+Checked at every opening, before anything is mapped: a manifest may be sealed with the
+right checksum and still make no sense, if another program wrote it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from funnel.kernels.walk import code_width
+from funnel.store.manifest import Manifest, Segment
+from funnel.store.matrix import BODY_OFFSET, FileEntry
+
+NAME = re.compile(r"[0-9a-f]{26}\.[a-z_]+[0-9]*\.arrow")
+MAX_DIM = 1 << 24
+MAX_ROWS = 1 << 48
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file must be; None allows any, width 0 is a table."""
+
+    role: str
+    rows: int | None
+    width: int | None
+    dtype: str
+    required: bool = True
+
+
+def problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with a manifest, most basic first."""
+    m = manifest
+    yield from _value_problems(m)
+    wanted = [Expected("axes", max(m.graph_dim, m.code_dim), m.full_dim, "float32")]
+    yield from _file_problems(m.files, wanted if m.projection == "pca" else [])
+    for segment in m.segments:
+        yield from _file_problems(segment.files, list(expected_files(m, segment)))
+
+
+def _value_problems(m: Manifest) -> Iterator[str]:
+    counts = [m.full_dim, m.graph_dim, m.code_dim, *m.dims, *m.norm_dims]
+    if not all(type(c) is int and 0 < c <= MAX_DIM for c in counts):
+        yield "a dim is not a positive number"
+    elif max(counts) > m.full_dim or m.dims[-1] != m.full_dim:
+        yield "dims do not end at full_dim"
+    elif m.norm_dims[-1] != m.full_dim or list(m.norm_dims) != sorted(m.norm_dims):
+        yield "norm_dims do not end at full_dim"
+    for name, value, known in (
+        ("metric", m.metric, ("cosine", "ip")),
+        ("dtype", m.dtype, ("float32", "float16")),
+        ("transform", m.transform, (None, "layer_norm")),
+        ("id_kind", m.id_kind, ("row", "int64", "text")),
+        ("projection", m.projection, ("prefix", "pca")),
+    ):
+        if value not in known:
+            yield f"{name} is {value!r}"
+    if len(m.segments) != 1:
+        yield f"there are {len(m.segments)} segments, not 1"
+    for s in m.segments:
+        if not all(type(c) is int and 0 <= c <= MAX_ROWS for c in (s.rows, s.nodes)):
+            yield "rows or nodes is not a count"
+        elif s.rows != m.rows or s.rows < 1 or s.nodes > s.rows:
+            yield "rows, and those of the segment, do not fit"
+        edges = list(s.blocks)
+        if edges != sorted(set(edges)) or edges[0] != 0 or edges[-1] != m.full_dim:
+            yield f"blocks {edges} do not divide full_dim"
+
+
+def expected_files(m: Manifest, s: Segment) -> Iterator[Expected]:
+    """Yield what the files of a segment must be."""
+    for i, (start, stop) in enumerate(itertools.pairwise(s.blocks)):
+        yield Expected(f"vectors{i}", s.rows, stop - start, m.dtype)
+    columns = len(m.norm_dims) + (m.projection == "pca")
+    yield Expected("norms", s.rows, columns, "float32")
+    yield Expected("codes", s.nodes, code_width(m.code_dim), "int8", s.nodes > 0)
+    linked = "links" in s.files
+    yield Expected("links", s.nodes, None, "int32", required=False)
+    yield Expected("entries", None, 1, "int32", linked)
+    loose = s.files["loose"].rows if "loose" in s.files else 0
+    renamed = s.nodes != s.rows
+    yield Expected("loose", None, 1, "int64", required=False)
+    yield Expected("node_starts", s.nodes + 1, 1, "int64", renamed)
+    yield Expected("node_rows", s.rows - loose, 1, "int64", renamed and s.nodes > 0)
+    named = m.id_kind != "row"
+    if m.id_kind == "text":
+        yield Expected("ids", s.rows, 0, "")
+    else:
+        yield Expected("ids", s.rows, 1, "int64", named)
+    yield Expected("lookup", s.rows, 2, "int64", named)
+    yield Expected("metadata", s.rows, 0, "", required=False)
+
+
+def _file_problems(
+    files: dict[str, FileEntry], wanted: list[Expected]
+) -> Iterator[str]:
+    for want in wanted:
+        entry = files.get(want.role)
+        if entry is None:
+            if want.required:
+                yield f"there is no {want.role}"
+            continue
+        if not isinstance(entry.name, str) or not NAME.fullmatch(entry.name):
+            yield f"{want.role} is called {entry.name!r}"
+        if type(entry.size) is not int or type(entry.rows) is not int:
+            yield f"{want.role} has no size"
+            continue
+        shape = entry.rows, entry.width, entry.dtype
+        hoped = (
+            entry.rows if want.rows is None else want.rows,
+            entry.width if want.width is None else want.width,
+            want.dtype,
+        )
+        if shape != hoped or entry.rows < 1:
+            yield f"{want.role} is {shape}, not {hoped}"
+        elif want.dtype and not 0 < entry.width <= MAX_DIM:
+            yield f"{want.role} has rows of {entry.width}"
+        elif want.dtype and entry.size < BODY_OFFSET + entry.rows * entry.width * (
+            np.dtype(want.dtype).itemsize
+        ):
+            yield f"{want.role} has {entry.size:,} bytes, too few for {shape}"

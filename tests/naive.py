@@ -1,0 +1,276 @@
+"""The oracle: what a search should answer, in float64, loops and plain NumPy.
+
+Written from the definitions and imports nothing from `funnel`, so that it can judge
+it. Slow on purpose; nothing here is clever. Every fast path has its twin below.
+
+n = rows, d = full dims, c = candidates, k = answers. Queries are (d,), rows (n, d);
+scores are higher-is-better everywhere.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+
+LAYER_NORM_EPSILON = 1e-5
+TIE = 1e-6
+
+
+# ---- numbers
+
+
+def half_to_float(bits):
+    """Return the number whose IEEE 754 half-precision bits are the int `bits`."""
+    sign = -1.0 if bits & 0x8000 else 1.0
+    exponent, fraction = (bits >> 10) & 0x1F, bits & 0x3FF
+    if exponent == 0:
+        return sign * fraction * 2.0**-24
+    if exponent == 31:
+        return float("nan") if fraction else sign * float("inf")
+    return sign * (1.0 + fraction / 1024.0) * 2.0 ** (exponent - 15)
+
+
+def norm(vector):
+    """Return the Euclidean length."""
+    return float(np.sqrt(sum(float(x) * float(x) for x in vector)))
+
+
+def unit(vector):
+    """Return `vector` at length 1; the zero vector stays as it is."""
+    length = norm(vector)
+    vector = np.asarray(vector, np.float64)
+    return vector / length if length > 0 else vector
+
+
+def layer_norm(vector):
+    """Return `vector` less its mean, over its standard deviation (eps 1e-5)."""
+    vector = np.asarray(vector, np.float64)
+    centred = vector - vector.sum() / len(vector)
+    variance = (centred * centred).sum() / len(vector)
+    return centred / np.sqrt(variance + LAYER_NORM_EPSILON)
+
+
+def prefix_norms(rows, dims):
+    """Return the length of each prefix of each row, (n, len(dims))."""
+    return np.array([[norm(row[:dim]) for dim in dims] for row in rows])
+
+
+# ---- scores
+
+
+def prefix_cosine(query, row, dim):
+    """Return the cosine of two prefixes; 0 where one of them is zero."""
+    return float(unit(query[:dim]) @ unit(row[:dim]))
+
+
+def prefix_cosines(rows, query, dim):
+    """Return `prefix_cosine` against every row."""
+    rows = np.asarray(rows, np.float64)[:, :dim]
+    lengths = np.sqrt((rows * rows).sum(axis=1))
+    products = rows @ unit(query[:dim])
+    return np.divide(products, lengths, out=np.zeros(len(rows)), where=lengths > 0)
+
+
+def lengths_of(rows):
+    """Return the full norm of every row."""
+    rows = np.asarray(rows, np.float64)
+    return np.sqrt((rows * rows).sum(axis=1))
+
+
+def stage_scores(rows, query, dim, metric):
+    """Return what a stage at `dim` ranks by.
+
+    Under "ip" that is the prefix's cosine times both full norms.
+    """
+    scores = prefix_cosines(rows, query, dim)
+    return scores * lengths_of(rows) * norm(query) if metric == "ip" else scores
+
+
+def final_scores(rows, query, metric):
+    """Return the scores that a user gets: the cosine, or the raw inner product."""
+    rows, query = np.asarray(rows, np.float64), np.asarray(query, np.float64)
+    return rows @ query if metric == "ip" else prefix_cosines(rows, query, len(query))
+
+
+def axis_scores(rows, query, axes, metric):
+    """Return the scores over the coordinates on `axes`, (d, p), renormalised."""
+    rows, query = np.asarray(rows, np.float64), np.asarray(query, np.float64)
+    axes = np.asarray(axes, np.float64)
+    scores = prefix_cosines(rows @ axes, query @ axes, axes.shape[1])
+    return scores * lengths_of(rows) * norm(query) if metric == "ip" else scores
+
+
+def principal_axes(sample, width):
+    """Return the `width` directions that hold most energy, (d, width), uncentred."""
+    rows = np.array([unit(row) for row in sample])
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    return vectors[:, ::-1][:, :width]
+
+
+# ---- searches
+
+
+def top(scores, k):
+    """Return the places of the `k` best scores, best first, equal ones in order."""
+    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:k]
+
+
+def exact_search(rows, query, k, metric):
+    """Return the rows and scores of the `k` best at full width."""
+    scores = final_scores(rows, query, metric)
+    found = top(scores, k)
+    return found, scores[found]
+
+
+def prefix_search(rows, query, k, metric, dim):
+    """Return the rows and scores of the `k` best by the own prefix."""
+    scores = stage_scores(rows, query, dim, metric)
+    found = top(scores, k)
+    return found, scores[found]
+
+
+def axis_search(rows, query, k, metric, axes):
+    """Return the rows and scores of the `k` best by given axes."""
+    scores = axis_scores(rows, query, axes, metric)
+    found = top(scores, k)
+    return found, scores[found]
+
+
+def cascade(rows, query, candidates, stages, metric):
+    """Run stages, (dim, keep) each, over candidate rows; return rows and scores.
+
+    Each stage scores the renormalised prefix and keeps the best, in the order they
+    had; the last one's are returned best first.
+    """
+    kept, scores = list(candidates), np.zeros(len(candidates))
+    for dim, keep in stages:
+        scores = stage_scores(np.asarray(rows)[kept], query, dim, metric)
+        places = keep_best(scores, keep)
+        kept, scores = [kept[i] for i in places], scores[places]
+    order = top(scores, len(scores))
+    return [kept[i] for i in order], scores[order]
+
+
+def keep_best(scores, keep):
+    """Return the places of the best `keep` scores in ascending order: a sort."""
+    return sorted(top(scores, keep))
+
+
+# ---- codes and graphs
+
+
+def code_score(a, b):
+    """Return the inner product of two int8 codes as a Python int."""
+    return sum(int(x) * int(y) for x, y in zip(a, b, strict=True))
+
+
+def quantise(vector):
+    """Return `vector` as integers whose largest magnitude is 127, and the scale."""
+    vector = np.asarray(vector, np.float64)
+    largest = np.abs(vector).max(initial=0.0)
+    scale = 127 / largest if largest > 0 else 0.0
+    return np.rint(vector * scale).astype(int), scale
+
+
+def scan_codes(query, codes, limit):
+    """Return the best `limit` (score, node), best first, the higher node first."""
+    pairs = [(code_score(query, code), node) for node, code in enumerate(codes)]
+    return sorted(pairs, reverse=True)[:limit]
+
+
+def links_of(neighbours, node, n):
+    """Return a node's links: the list ends at the first that is not a node."""
+    links = []
+    for link in neighbours[node]:
+        if not 0 <= link < n:
+            break
+        links.append(int(link))
+    return links
+
+
+def walk(query, codes, neighbours, entries, ef):
+    """Walk a graph best first; return the best `ef` (score, node), and nodes scored.
+
+    Two heaps, as in Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2, started
+    from the best of the entry nodes. The higher node wins among equal scores.
+    """
+    score, start = max((code_score(query, codes[e]), -i) for i, e in enumerate(entries))
+    entry = int(entries[-start])
+    seen, scored = {entry}, 0
+    candidates, results = [(-score, -entry)], [(score, entry)]
+    while candidates:
+        score, node = (-x for x in heapq.heappop(candidates))
+        if (score, node) < results[0] and len(results) == ef:
+            break
+        for link in links_of(neighbours, node, len(codes)):
+            if link in seen:
+                continue
+            seen.add(link)
+            scored += 1
+            found = code_score(query, codes[link]), link
+            if len(results) < ef or found > results[0]:
+                heapq.heappush(candidates, (-found[0], -found[1]))
+                heapq.heappush(results, found)
+                if len(results) > ef:
+                    heapq.heappop(results)
+    return sorted(results, reverse=True), scored
+
+
+def reachable(neighbours, starts):
+    """Return the nodes that links lead to from `starts`, breadth first."""
+    seen, queue = set(), [int(s) for s in starts]
+    while queue:
+        node = queue.pop(0)
+        if node not in seen:
+            seen.add(node)
+            queue += links_of(neighbours, node, len(neighbours))
+    return seen
+
+
+# ---- judging
+
+
+def knn_recall(found, scores, k, tie=TIE):
+    """Return the share of the true `k` best that were found.
+
+    Parameters
+    ----------
+    found : rows that were returned, −1 where there was none
+    scores : (n,) exact scores of all rows
+        A row counts if its score is at least the k-th best − `tie`, so that
+        duplicates stand for each other.
+    """
+    k = min(k, len(scores))
+    worst = sorted(scores, reverse=True)[k - 1] - tie
+    good = {int(row) for row in found if row >= 0 and scores[row] >= worst}
+    return min(len(good), k) / k
+
+
+def assert_same_ranking(rows, scores, oracle, tolerance):
+    """Assert that an answer is a best-k of `oracle`, whatever it did with near ties.
+
+    Parameters
+    ----------
+    rows, scores : (k,)
+        The answer, best first.
+    oracle : (n,) float64
+        The true score of every row.
+    tolerance : float
+        How far float32 may be off.
+    """
+    rows, scores = np.asarray(rows), np.asarray(scores, np.float64)
+    assert rows.ndim == 1, f"one query's rows have 1 axis, not {rows.ndim}"
+    assert rows.shape == scores.shape, f"{rows.shape} rows, {scores.shape} scores"
+    k = len(rows)
+    assert k <= len(oracle), f"{k} answers from {len(oracle)} rows"
+    outside = rows[(rows < 0) | (rows >= len(oracle))]
+    assert not len(outside), f"not rows: {outside.tolist()}"
+    assert len(set(rows.tolist())) == k, f"a row comes twice: {rows.tolist()}"
+    assert (np.diff(scores) <= 0).all(), f"not best first: {scores.tolist()}"
+    off = np.abs(scores - oracle[rows]).max(initial=0.0)
+    assert off <= tolerance, f"scores are off by {off:.3g} > {tolerance:.3g}"
+    if k:
+        worst = np.sort(oracle)[::-1][k - 1]
+        missing = worst - oracle[rows].min()
+        assert missing <= tolerance, f"a row is {missing:.3g} below the {k}-th best"

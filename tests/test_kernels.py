@@ -1,0 +1,947 @@
+"""Every kernel equals its naive twin, compiled or as plain Python.
+
+With ``NUMBA_DISABLE_JIT=1`` the same laws run on less data.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import naive
+import numba
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from funnel.graph.adjacency import MAX_ENTRIES, choose_entries, unreachable
+from funnel.graph.build import Links
+from funnel.kernels import funnel as f
+from funnel.kernels import query as q
+from funnel.kernels import rerank as r
+from funnel.kernels import rows as w
+from funnel.kernels import scan as s
+from funnel.kernels import walk as g
+from funnel.kernels.jit import COMPILED, prefetch, ticks, widen
+
+DIMS = (1, 2, 7, 8, 31, 64, 97, 128)
+DTYPES = ("float32", "float16")
+# First dims of the column blocks, then the full width: one block, two, three.
+EDGES = ((0, 97), (0, 31, 128), (0, 7, 64, 97))
+CLOSE = 4e-6  # of a product of norms; the sums are in float32
+CANARY = 113
+
+laws = settings(max_examples=40 if COMPILED else 20)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def size(compiled, interpreted):
+    """Return how much data to use."""
+    return compiled if COMPILED else interpreted
+
+
+def frozen(array):
+    """Return a C-ordered view that cannot be written, as a mapped file is."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
+def drawn(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def as_stored(rows, dtype):
+    """Return rows as the store holds them, and their values in float64."""
+    kept = rows.astype(dtype)
+    held = kept.view(np.uint16) if dtype == "float16" else kept
+    return frozen(held), kept.astype(np.float64)
+
+
+def as_blocks(stored, edges):
+    """Cut rows into column blocks, as the store does."""
+    return tuple(frozen(stored[:, a:b]) for a, b in itertools.pairwise(edges))
+
+
+def ints(*values):
+    return np.array(values, np.int64)
+
+
+# ---- numbers
+
+
+@numba.njit
+def widen_all(values, out):
+    for i in range(len(values)):
+        out[i] = widen(values[i])
+
+
+@numba.njit
+def count_ticks(out, spins):
+    total = 0
+    for i in range(len(out)):
+        out[i] = ticks()
+        for j in range(spins):
+            total += j * i
+    return total
+
+
+@numba.njit
+def prefetch_all(rows):
+    for i in range(len(rows)):
+        prefetch(rows, i, 0)
+
+
+def test_widen__equals_half_precision_for_all_bits():
+    bits = np.arange(0, 1 << 16, size(1, 7), dtype=np.uint16)
+    out = np.empty(len(bits), np.float32)
+    widen_all(frozen(bits), out)
+    expected = np.float32([naive.half_to_float(int(b)) for b in bits])
+    np.testing.assert_array_equal(out, expected)
+
+
+def test_widen__leaves_float32_alone():
+    values = np.float32([0, -0.0, 1.5, -3e38, 1e-45, np.inf, -np.inf, np.nan])
+    out = np.empty(len(values), np.float32)
+    widen_all(frozen(values), out)
+    assert out.tobytes() == values.tobytes()
+
+
+def test_half_to_float__equals_numpy():
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    with np.errstate(invalid="ignore"):
+        expected = bits.view(np.float16).astype(np.float64)
+    found = np.array([naive.half_to_float(int(b)) for b in bits])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_ticks__grow():
+    out = np.empty(64, np.int64)
+    count_ticks(out, 1000)
+    assert (np.diff(out) > 0).all()
+
+
+def test_prefetch__changes_nothing():
+    rows = frozen(drawn(0, 5, 16))
+    before = rows.copy()
+    prefetch_all(rows)
+    np.testing.assert_array_equal(rows, before)
+
+
+# ---- one query
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_norm__equals_naive(dim):
+    vector = drawn(dim, dim)
+    assert q.norm(vector) == pytest.approx(naive.norm(vector), rel=1e-12)
+    assert q.norm(np.zeros(dim, np.float32)) == 0
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_layer_norm__equals_naive(dim):
+    rows = 3 * drawn(dim, 4, dim) + 7
+    rows[3] = 2.5  # constant: no variance but epsilon
+    expected = [naive.layer_norm(row) for row in rows]
+    one, many = rows.copy(), rows.copy()
+    for row in one:
+        q.layer_norm(row)
+    q.layer_norm_rows(many)
+    np.testing.assert_allclose(many, expected, atol=2e-6)
+    np.testing.assert_array_equal(many, one)
+
+
+def test_layer_norm__adds_epsilon_to_the_variance():
+    vector = np.float32([0.001, -0.001])
+    q.layer_norm(vector)
+    np.testing.assert_allclose(vector, [0.301511, -0.301511], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("width", [1, 8, 31, 64])
+def test_project__equals_naive(dim, width):
+    queries, axes = drawn(dim, 5, dim), frozen(drawn(width, width, dim))
+    out = np.full((5, width), np.nan, np.float32)
+    q.project(queries, axes, out)
+    expected = queries.astype(np.float64) @ axes.T
+    scale = naive.lengths_of(queries).max() * naive.lengths_of(axes).max()
+    np.testing.assert_allclose(out, expected, atol=CLOSE * scale)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_project__does_not_depend_on_the_other_queries(dim):
+    queries, axes = drawn(dim, 5, dim), frozen(drawn(1, 31, dim))
+    together, alone = np.empty((2, 5, 31), np.float32)
+    q.project(queries, axes, together)
+    for i in range(5):
+        q.project(queries[i : i + 1], axes, alone[i : i + 1])
+    assert together.tobytes() == alone.tobytes()
+
+
+@laws
+@given(seeds, st.sampled_from(DIMS), st.sampled_from([1e-20, 1e-3, 1.0, 1e20]))
+def test_quantise__rounds_to_the_nearest_step(seed, dim, scale):
+    vector = drawn(seed, dim) * np.float32(scale)
+    code = np.full(128, 99, np.int8)
+    found = q.quantise(vector, code)
+    expected, step = naive.quantise(vector)
+    assert found == pytest.approx(step, rel=1e-6)
+    assert np.abs(code).max() == 127
+    assert np.abs(code[:dim] - vector.astype(np.float64) * step).max() <= 0.5 + 1e-4
+    assert np.abs(code[:dim] - expected).max() <= 1
+    assert not code[dim:].any()
+
+
+def test_quantise__zero_vector_has_zero_code():
+    code = np.full(64, 99, np.int8)
+    assert q.quantise(np.zeros(31, np.float32), code) == 0
+    assert not code.any()
+
+
+def test_prepare__scales_to_unit_norm_and_returns_the_factor():
+    raw = 5 * drawn(0, 31)
+    for by_norm, factor in ((False, 1), (True, naive.norm(raw))):
+        query = np.empty_like(raw)
+        assert f.prepare(raw, query, by_norm) == pytest.approx(factor, rel=1e-6)
+        np.testing.assert_allclose(query, naive.unit(raw), rtol=1e-6)
+    zero = np.zeros(31, np.float32)
+    assert f.prepare(zero, query, True) == 0
+    assert not query.any()
+
+
+# ---- norms of rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", DIMS)
+def test_prefix_norms__equal_naive(dim, dtype):
+    stored, values = as_stored(drawn(dim, 6, dim), dtype)
+    dims = [d for d in (1, 7, 8, 64) if d < dim] + [dim]
+    norms = np.full((6, len(dims)), np.nan, np.float32)
+    w.prefix_norms(stored, ints(*dims), norms)
+    np.testing.assert_allclose(norms, naive.prefix_norms(values, dims), rtol=1e-6)
+    assert w.square(stored[0]) == pytest.approx(norms[0, -1] ** 2, rel=1e-6)
+
+
+# ---- inner products
+
+
+@pytest.mark.parametrize("writeable", [True, False], ids=["mutable", "read-only"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", DIMS)
+def test_dot__equals_naive(dim, dtype, writeable):
+    query = drawn(dim, dim)
+    stored, values = as_stored(drawn(dim + 1, 1, dim), dtype)
+    row = (stored.copy() if writeable else stored)[0]
+    exact, scale = query @ values[0], naive.norm(query) * naive.norm(values[0])
+    assert r.dot(query, row) == pytest.approx(exact, abs=CLOSE * scale)
+    product, square = r.dot_and_square(query, row, np.float32(0.5))
+    assert product == pytest.approx(exact, abs=CLOSE * scale)
+    assert square == pytest.approx(0.25 * naive.norm(values[0]) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edges", EDGES, ids=str)
+@laws
+@given(data=st.data(), seed=seeds)
+def test_extend__equals_naive_over_any_range(edges, dtype, data, seed):
+    full_dim, n = edges[-1], 9
+    start = data.draw(st.integers(0, full_dim))
+    stop = data.draw(st.integers(start, full_dim))
+    m = data.draw(st.integers(0, 6))
+    query = drawn(seed, full_dim)
+    stored, values = as_stored(drawn(seed + 1, n, full_dim), dtype)
+    rows = np.random.default_rng(seed).integers(0, n, 8)
+    dots = drawn(seed + 2, 8)
+    expected = dots.astype(np.float64)
+    for i in range(m):
+        expected[i] += (
+            query[start:stop].astype(np.float64) @ values[rows[i]][start:stop]
+        )
+    r.extend(query, as_blocks(stored, edges), ints(*edges), rows, m, start, stop, dots)
+    np.testing.assert_allclose(dots, expected, atol=CLOSE * full_dim)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edges", EDGES, ids=str)
+@laws
+@given(data=st.data(), seed=seeds)
+def test_extend__in_steps_equals_one_pass(edges, dtype, data, seed):
+    full_dim = edges[-1]
+    steps = sorted(data.draw(st.sets(st.integers(1, full_dim - 1), max_size=4)))
+    query = drawn(seed, full_dim)
+    stored, _ = as_stored(drawn(seed + 1, 5, full_dim), dtype)
+    blocks, starts, rows = as_blocks(stored, edges), ints(*edges), np.arange(5)
+    once, stepped = np.zeros((2, 5), np.float32)
+    r.extend(query, blocks, starts, rows, 5, 0, full_dim, once)
+    for a, b in itertools.pairwise([0, *steps, full_dim]):
+        r.extend(query, blocks, starts, rows, 5, a, b, stepped)
+    np.testing.assert_allclose(stepped, once, atol=CLOSE * full_dim)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edges", EDGES, ids=str)
+@laws
+@given(data=st.data(), seed=seeds)
+def test_extend_with_squares__equals_naive_over_any_range(edges, dtype, data, seed):
+    full_dim, n = edges[-1], 6
+    start = data.draw(st.integers(0, full_dim))
+    stop = data.draw(st.integers(start, full_dim))
+    query, drawn_rows = drawn(seed, full_dim), drawn(seed + 1, n, full_dim)
+    drawn_rows[2] = 0
+    stored, values = as_stored(drawn_rows, dtype)
+    norms = np.float32([[0, naive.norm(row)] for row in values])
+    rows, m = np.random.default_rng(seed).integers(0, n, 8), 7
+    dots, squares = np.zeros((2, 8), np.float32)
+    blocks, starts = as_blocks(stored, edges), ints(*edges)
+    r.extend_with_squares(
+        query, blocks, starts, rows, m, start, stop, dots, squares, frozen(norms)
+    )
+    for i, row in enumerate(rows[:m]):
+        dot = query[start:stop].astype(np.float64) @ values[row][start:stop]
+        assert dots[i] == pytest.approx(dot, abs=CLOSE * full_dim)
+        square = naive.norm(naive.unit(values[row])[start:stop]) ** 2
+        assert squares[i] == pytest.approx(square, abs=1e-6)
+    assert dots[m] == squares[m] == 0
+
+
+# ---- stage scores and selection
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("stored_norms", [True, False], ids=["stored", "counted"])
+@pytest.mark.parametrize("dim", DIMS)
+def test_renormalise__equals_a_stage_score(dim, stored_norms, metric):
+    rows = 3 * drawn(dim, 6, 128)
+    rows[1, :dim] = 0  # a zero prefix
+    rows[2] = 0
+    query = naive.unit(drawn(dim + 1, 128))
+    norms = np.float32(naive.prefix_norms(rows, [dim, 128]))
+    full = np.where(norms[:, 1] > 0, norms[:, 1], 1)
+    order = np.array([3, 1, 0, 2, 5, 4, 4])
+    dots = np.float32(rows[order, :dim].astype(np.float64) @ query[:dim])
+    squares = np.float32((norms[:, 0] / full)[order] ** 2)
+    scores = np.full(7, np.nan, np.float32)
+    r.renormalise(
+        order,
+        6,
+        dots,
+        squares,
+        frozen(norms),
+        0 if stored_norms else -1,
+        np.float32(naive.norm(query[:dim])),
+        metric == "ip",
+        scores,
+    )
+    expected = naive.stage_scores(rows[order[:6]], query, dim, metric)
+    np.testing.assert_allclose(scores[:6], expected, atol=2e-6 * norms.max())
+    assert scores[1] == scores[3] == 0
+    assert np.isnan(scores[6])
+
+
+def test_renormalise__zero_query_prefix_scores_zero():
+    rows, scores = np.arange(2), np.full(2, np.nan, np.float32)
+    dots, squares = np.zeros(2, np.float32), np.ones(2, np.float32)
+    norms = frozen(np.ones((2, 2), np.float32))
+    for column in (0, -1):
+        r.renormalise(
+            rows, 2, dots, squares, norms, column, np.float32(0), False, scores
+        )
+        assert scores.tolist() == [0, 0]
+
+
+floats = st.floats(width=32, allow_nan=False).map(lambda x: x + 0.0)  # no −0.0
+some_floats = st.lists(
+    floats | st.sampled_from([0.0, 1.0, -1.0, -1.5]), min_size=1, max_size=40
+)
+
+
+def packed(scores):
+    scores = np.float32(scores)
+    keys = np.empty(len(scores), np.int64)
+    r.pack(scores, len(scores), keys)
+    return keys
+
+
+@laws
+@given(some_floats)
+@example([-1.0, 1.0, -2.0, 2.0, -1.0, 0.0, 1e-45, -1e-45, np.inf, -np.inf])
+def test_pack__orders_like_the_floats_then_by_place(scores):
+    order = np.argsort(packed(scores))[::-1]
+    assert order.tolist() == naive.top(scores, len(scores))
+
+
+@laws
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=60), st.data())
+def test_keep_largest__equals_a_sort(values, data):
+    keep = data.draw(st.integers(1, len(values)))
+    keys = ints(*values)
+    r.keep_largest(keys, len(keys), keep)
+    assert sorted(keys[:keep], reverse=True) == sorted(values, reverse=True)[:keep]
+    assert sorted(keys) == sorted(values)
+
+
+@pytest.mark.parametrize("shape", ["rising", "falling", "equal", "pipe", "random"])
+def test_keep_largest__equals_a_sort_for_awkward_orders(shape):
+    n = size(1000, 100)
+    rising = np.arange(n, dtype=np.int64)
+    values = {
+        "rising": rising,
+        "falling": rising[::-1],
+        "equal": rising * 0,
+        "pipe": np.minimum(rising, rising[::-1]),
+        "random": np.random.default_rng(0).permutation(rising),
+    }[shape]
+    for keep in (1, 2, n // 2, n - 1, n):
+        keys = values.copy()
+        r.keep_largest(keys, n, keep)
+        assert sorted(keys[:keep]) == sorted(values)[n - keep :]
+
+
+@laws
+@given(some_floats, st.data())
+def test_select__keeps_exactly_the_best_in_their_order(scores, data):
+    m = len(scores)
+    keep = data.draw(st.integers(1, m + 2))
+    rows = np.arange(m) * 3 + 5
+    dots, squares = drawn(0, m), drawn(1, m)
+    arrays = [rows.copy(), dots.copy(), squares.copy(), np.float32(scores)]
+    left = r.select(packed(scores), m, keep, *arrays, np.ones(m, np.bool_))
+    best = naive.keep_best(scores, keep)
+    assert left == len(best)
+    for found, given_ in zip(
+        arrays, (rows, dots, squares, np.float32(scores)), strict=True
+    ):
+        np.testing.assert_array_equal(found[:left], given_[best])
+
+
+@laws
+@given(some_floats, st.integers(1, 45))
+def test_write_best__gives_the_best_in_order(scores, k):
+    m = len(scores)
+    with np.errstate(over="ignore"):
+        expected = np.float32(scores) * np.float32(0.5)
+    candidates = (
+        np.arange(m) + 100,
+        np.float32(scores),
+        np.empty(0, np.float32),
+        np.empty(0, np.float32),
+        np.empty(m, np.int64),
+        np.empty(0, np.bool_),
+    )
+    rows, out = np.full(k, -1), np.full(k, -np.inf, np.float32)
+    f.write_best(candidates, m, np.float32(0.5), rows, out)
+    best = naive.top(scores, k)
+    assert rows.tolist() == [b + 100 for b in best] + [-1] * (k - len(best))
+    np.testing.assert_array_equal(out[: len(best)], expected[best])
+    assert (out[len(best) :] == -np.inf).all()
+
+
+# ---- scanning rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edges", EDGES, ids=str)
+@laws
+@given(data=st.data(), seed=seeds)
+def test_scan_rows__equals_prefix_search(edges, dtype, data, seed):
+    full_dim, n = edges[-1], size(50, 20)
+    stop = data.draw(st.integers(1, full_dim))
+    k = data.draw(st.integers(1, n))
+    split = data.draw(st.integers(0, n))
+    query = np.float32(naive.unit(drawn(seed, full_dim)))
+    stored, values = as_stored(drawn(seed + 1, n, full_dim), dtype)
+    weights = np.float32(1 / naive.prefix_norms(values, [stop])[:, 0])
+    rows, scores = np.full(k, -1), np.full(k, -np.inf, np.float32)
+    blocks, starts = as_blocks(stored, edges), ints(*edges)
+    for first, last in ((0, split), (split, n)):
+        part = weights[first:last]
+        s.scan_rows(query, blocks, starts, stop, part, (first, last), rows, scores)
+    oracle = naive.prefix_cosines(values, query, stop) * naive.norm(query[:stop])
+    naive.assert_same_ranking(rows, scores, oracle, CLOSE)
+
+
+def test_scan_rows__leaves_pads_where_rows_are_few():
+    stored, _ = as_stored(drawn(0, 2, 7), "float32")
+    rows, scores = np.full(5, -1), np.full(5, -np.inf, np.float32)
+    ones = np.ones(2, np.float32)
+    s.scan_rows(drawn(1, 7), (stored,), ints(0, 7), 7, ones, (0, 2), rows, scores)
+    assert sorted(rows[:2]) == [0, 1]
+    assert rows[2:].tolist() == [-1] * 3
+    assert (scores[2:] == -np.inf).all()
+
+
+@laws
+@given(seeds, st.integers(1, 30), st.lists(st.integers(1, 12), max_size=4))
+def test_merge_scores__equals_a_stable_sort_of_all_blocks(seed, k, widths):
+    products = np.random.default_rng(seed).integers(-4, 5, (3, sum(widths)))
+    rows, scores = np.full((3, k), -1), np.full((3, k), -np.inf, np.float32)
+    first = 0
+    for width in widths:
+        block = np.float32(products[:, first : first + width])
+        s.merge_scores(block, first, rows, scores)
+        first += width
+    for i in range(3):
+        best = naive.top(products[i].tolist(), k)
+        assert rows[i].tolist() == best + [-1] * (k - len(best))
+        assert scores[i, : len(best)].tolist() == products[i][best].tolist()
+
+
+# ---- codes and the walk
+
+
+def drawn_codes(seed, n, dim, top=127):
+    """Return n int8 codes of `dim` dims, padded to whole cache lines as stored ones."""
+    codes = np.zeros((n, -(-dim // 64) * 64), np.int8)
+    codes[:, :dim] = np.random.default_rng(seed).integers(-top, top + 1, (n, dim))
+    return codes
+
+
+def drawn_links(seed, n, degree, *, connected, damaged=False):
+    """Return random links; some lists end early, some hold what is not a node."""
+    rng = np.random.default_rng(seed)
+    links = rng.integers(0, n, (n, degree)).astype(np.int32)
+    if connected:
+        links[:, 0] = (np.arange(n) + 1) % n
+    ends = rng.integers(1, degree + 1, n)
+    for node, end in enumerate(ends):
+        links[node, end:] = -1
+    if damaged:
+        wrong = [-1, -2, -n, n, n + 1, 2**31 - 1, -(2**31)]
+        for node in rng.choice(n, n // 3, replace=False):
+            links[node, rng.integers(0, degree)] = rng.choice(wrong)
+    return links
+
+
+def unpacked(best, count):
+    """Return (score, node) pairs of the walk's packed keys."""
+    return [
+        (int(key) >> g.NODE_BITS, (int(key) >> 1) & g.NODE_MASK) for key in best[:count]
+    ]
+
+
+def run_walk(query, codes, links, entries, ef):
+    """Walk with canaries around the scratch; return (score, node) pairs, and scored."""
+    n = len(codes)
+    visited = np.full(n + 64, CANARY, np.uint8)
+    visited[32 : 32 + n] = 0
+    best = np.full(ef + 8, CANARY, np.int64)
+    near = np.full(links.shape[1] + 8, CANARY, np.int32)
+    place, score = g.best_entry(query, frozen(codes[entries]))
+    count, scored = g.walk(
+        query,
+        frozen(codes),
+        frozen(links),
+        (entries[place], score),
+        ef,
+        visited[32 : 32 + n],
+        np.uint8(1),
+        best,
+        near,
+    )
+    for array, start in ((visited, 32 + n), (best, ef), (near, links.shape[1])):
+        assert (array[start:] == CANARY).all()
+    assert (visited[:32] == CANARY).all()
+    return unpacked(best, count), scored
+
+
+def assert_same_scores(found, expected, query, codes):
+    """Compare (score, node) lists by score, and each node with its claimed score."""
+    assert [score for score, _ in found] == [score for score, _ in expected]
+    assert len({node for _, node in found}) == len(found)
+    for score, node in found:
+        assert 0 <= node < len(codes)
+        assert score == naive.code_score(query, codes[node])
+
+
+@pytest.mark.parametrize("dim", [*DIMS, 192, 4096])
+def test_score_code__equals_naive(dim):
+    codes = drawn_codes(dim, 3, dim)
+    codes[1], codes[2] = 127, -127
+    for a, b in itertools.product(codes, codes):
+        assert g.score_code(a, frozen(b)) == naive.code_score(a, b)
+
+
+@pytest.mark.parametrize("top", [1, 127])
+def test_best_entry__is_the_first_of_the_best(top):
+    codes = frozen(drawn_codes(0, 40, 8, top))
+    for query in drawn_codes(1, 20, 8, top):
+        scores = [naive.code_score(query, code) for code in codes]
+        assert g.best_entry(query, codes) == (naive.top(scores, 1)[0], max(scores))
+
+
+@laws
+@given(st.lists(st.integers(-50, 50), max_size=60, unique=True), st.integers(1, 20))
+def test_insert__keeps_the_largest_sorted(values, limit):
+    best, count, seen = np.full(limit, CANARY, np.int64), 0, []
+    for value in values:
+        seen = sorted([*seen, value], reverse=True)[:limit]
+        place, count = g.insert(best, count, limit, np.int64(value))
+        assert best[:count].tolist() == seen
+        assert place == (seen.index(value) if value in seen else limit)
+
+
+def test_unseen_links__ends_at_what_is_no_node():
+    codes, visited = frozen(drawn_codes(0, 10, 8)), np.zeros(10, np.uint8)
+    near = np.full(8, CANARY, np.int32)
+    visited[4] = 3
+    for links, expected in (
+        ([1, 4, 2, -1, 5], [1, 2]),
+        ([10, 7], []),
+        ([6, 2**31 - 1, 7], [6]),
+        ([6, 1, 9, 9, 0], [9, 0]),
+        ([-(2**31)], []),
+    ):
+        m = g.unseen_links(frozen(np.int32(links)), codes, visited, np.uint8(3), near)
+        assert near[:m].tolist() == expected
+    assert np.flatnonzero(visited == 3).tolist() == [0, 1, 2, 4, 6, 9]
+
+
+@pytest.mark.parametrize("top", [1, 127], ids=["many-ties", "few-ties"])
+@pytest.mark.parametrize("dim", DIMS)
+def test_scan__equals_sorted_codes(dim, top):
+    codes = drawn_codes(dim, size(200, 40), dim, top)
+    query = drawn_codes(dim + 1, 1, dim)[0]
+    for limit in (1, 7, len(codes), len(codes) + 9):
+        best = np.full(limit + 8, CANARY, np.int64)
+        count = g.scan(query, frozen(codes), limit, best)
+        found = unpacked(best, count)
+        assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
+        assert (best[limit:] == CANARY).all()
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+@laws
+@given(
+    seeds,
+    st.sampled_from([8, 64, 97]),
+    st.sampled_from([1, 2, 10, 50]),
+    st.booleans(),
+)
+def test_walk__equals_the_naive_walk(damaged, seed, dim, ef, connected):
+    n = size(250, 60)
+    codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
+    links = drawn_links(seed, n, 6, connected=connected, damaged=damaged)
+    entries = np.random.default_rng(seed).choice(n, 5, replace=False).astype(np.int32)
+    found, scored = run_walk(query, codes, links, entries, ef)
+    expected, expected_scored = naive.walk(query, codes, links, entries, ef)
+    assert_same_scores(found, expected, query, codes)
+    assert scored == expected_scored
+
+
+@laws
+@given(seeds, st.sampled_from([8, 97]), st.integers(0, 40))
+def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
+    n = size(200, 40)
+    codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
+    links = drawn_links(seed, n, 5, connected=True)
+    found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
+    best = np.empty(n, np.int64)
+    assert found == unpacked(best, g.scan(query, frozen(codes), n, best))
+    assert scored == n - 1
+
+
+@pytest.mark.parametrize("link", [-1, -7, -(2**31), 50, 51, 2**31 - 1])
+def test_walk__never_reads_what_is_not_a_node(link):
+    n = 50
+    # Codes beyond the map would win: a walk that reads them shows it.
+    around = np.full((3 * n, 64), 127, np.int8)
+    around[n : 2 * n] = drawn_codes(0, n, 8)
+    codes, query = around[n : 2 * n], np.full(64, 127, np.int8)
+    links = np.full((n, 4), link, np.int32)
+    found, scored = run_walk(query, codes, links, np.int32([3]), 20)
+    assert found == [(naive.code_score(query, codes[3]), 3)]
+    assert scored == 0
+    links[:, 0], links[:, 2] = (np.arange(n) + 1) % n, (np.arange(n) + 2) % n
+    found, scored = run_walk(query, codes, links, np.int32([3]), 20)
+    best, best_scored = naive.walk(query, codes, links, [3], 20)
+    assert (found, scored) == (best, best_scored)
+
+
+def test_next_epoch__is_new_to_every_node_even_when_it_wraps():
+    visited = np.zeros(11, np.uint8)
+    for i in range(600):
+        epoch = f.next_epoch(visited)
+        assert epoch == visited[-1] != 0
+        assert epoch not in visited[:-1]
+        visited[i % 10] = epoch
+
+
+# ---- reachability
+
+
+@laws
+@given(seeds, st.integers(1, 4))
+def test_unreachable__equals_a_breadth_first_search(seed, degree):
+    n = size(80, 30)
+    links = drawn_links(seed, n, degree, connected=False)
+    rng = np.random.default_rng(seed)
+    entries = rng.choice(n, 3).astype(np.int32)  # one may come twice
+    lost = unreachable(links, entries)
+    assert set(lost.tolist()) == set(range(n)) - naive.reachable(links, entries)
+
+
+@pytest.mark.parametrize("upper", [0, 20, 3000])
+def test_choose_entries__are_a_few_distinct_nodes(upper):
+    n = 5000
+    levels = np.zeros(n, np.int32)
+    levels[np.random.default_rng(0).choice(n, upper, replace=False)] = 1
+    levels[levels.argmax()] = 4 if upper else 0
+    entries = choose_entries(Links(np.empty((n, 0), np.int32), levels))
+    assert 0 < len(entries) <= MAX_ENTRIES
+    assert len(set(entries.tolist())) == len(entries)
+    assert entries.dtype == np.int32
+    assert entries.min() >= 0
+    assert entries.max() < n
+    if upper:
+        assert levels[entries].min() >= 1
+        assert levels.argmax() in entries
+
+
+# ---- the funnel
+
+
+def test_expand__writes_rows_of_nodes_in_order():
+    pairs = [(50, 2), (40, 0), (-3, 3), (-9, 1)]
+    best = ints(*[(score << g.NODE_BITS) | (node << 1) | 1 for score, node in pairs])
+    absent = (frozen(np.empty(0, np.int64)),) * 2
+    starts, owned = frozen(ints(0, 1, 3, 7, 8)), frozen(ints(70, 10, 11, 20, 21, 22, 23,
+                                                             30))  # fmt: skip
+    before = (np.empty((0, 0), np.int8), np.empty((0, 0), np.int32),
+              np.empty(0, np.int32), np.empty((0, 0), np.int8))  # fmt: skip
+    before = tuple(frozen(a) for a in before)
+    for names, k, room, expected in (
+        (absent, 9, 9, [2, 0, 3, 1]),
+        (absent, 9, 3, [2, 0, 3]),
+        ((starts, owned), 9, 9, [20, 21, 22, 23, 70, 30, 10, 11]),
+        ((starts, owned), 2, 9, [20, 21, 70, 30, 10, 11]),
+        ((starts, owned), 3, 4, [20, 21, 22, 70]),
+        ((starts, owned), 9, 2, [20, 21]),
+    ):
+        rows, scores = np.full(room, -1), np.empty(room, np.float32)
+        m = f.expand(best, 4, (*before, *names), k, rows, scores)
+        assert rows[:m].tolist() == expected
+        assert m <= room
+        score_of = dict(zip([2, 0, 3, 1], [50, 40, -3, -9], strict=True))
+        if names is not absent:
+            node_of = {20: 2, 21: 2, 22: 2, 23: 2, 70: 0, 30: 3, 10: 1, 11: 1}
+            score_of = {row: score_of[node] for row, node in node_of.items()}
+        assert scores[:m].tolist() == [score_of[row] for row in expected]
+
+
+def norm_table(values, dims):
+    """Return the stored prefix norms and the column of each dim."""
+    table = frozen(np.float32(naive.prefix_norms(values, dims)))
+    return table, {dim: i for i, dim in enumerate(dims)}
+
+
+def scratch(room):
+    """Return candidate arrays: rows, scores, dots, squares, keys, spare."""
+    kinds = (np.int64, np.float32, np.float32, np.float32, np.int64, np.bool_)
+    return tuple(np.empty(room, kind) for kind in kinds)
+
+
+def knobs_for(**given_):
+    knobs = np.zeros(f.KNOBS, np.int64)
+    for name, value in given_.items():
+        knobs[getattr(f, name)] = value
+    return knobs
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("edges", EDGES, ids=str)
+@laws
+@given(data=st.data(), seed=seeds)
+def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
+    full_dim, n = edges[-1], size(60, 24)
+    count = data.draw(st.integers(1, n))
+    # From 4 dims on: the cosines of one dim are all ties, those of two nearly.
+    middle = data.draw(st.sets(st.integers(4, full_dim - 1), max_size=3))
+    dims = [*sorted(middle), full_dim]
+    shares = data.draw(st.lists(st.floats(0.2, 1), min_size=4, max_size=4))
+    keeps = [max(1, int(count * x)) for x in itertools.accumulate(shares, min)]
+    keeps = keeps[: len(dims)]
+    with_norms = sorted(data.draw(st.sets(st.sampled_from(dims))) | {full_dim})
+    query = np.float32(naive.unit(drawn(seed, full_dim)))
+    stored, values = as_stored(2 * drawn(seed + 1, n, full_dim), dtype)
+    norms, column = norm_table(values, with_norms)
+    candidates, given_ = scratch(count), np.random.default_rng(seed).permutation(n)
+    candidates[0][:] = given_[:count]
+    trace = np.zeros((1 + len(dims), 4), np.int64)
+    plan = ints(*dims), ints(*keeps), ints(*[column.get(d, -1) for d in dims])
+    vectors = as_blocks(stored, edges), ints(*edges), norms
+    knobs = knobs_for(BY_NORM=metric == "ip")
+    m = f.rerank(query, vectors, plan, knobs, candidates, count, trace)
+    stages = list(zip(dims, keeps, strict=True))
+    rows, scores = naive.cascade(values, query, given_[:count], stages, metric)
+    order = naive.top(candidates[1][:m].tolist(), m)
+    assert candidates[0][:m][order].tolist() == rows
+    scale = norms.max() if metric == "ip" else 1
+    np.testing.assert_allclose(candidates[1][:m][order], scores, atol=CLOSE * scale)
+    counts = [count, *keeps]
+    widths = np.diff([0, *dims])
+    assert trace[1:, f.ROWS_IN].tolist() == counts[:-1]
+    assert trace[1:, f.ROWS_KEPT].tolist() == keeps
+    assert trace[1:, f.DIMS_READ].tolist() == (counts[:-1] * widths).tolist()
+    assert (trace[1:, f.TICKS] > 0).all()
+    assert not trace[0].any()
+
+
+def corpus_of(seed, n, edges, code_dim, dtype="float32"):
+    """Return a small corpus, its stored form, and the kernel's view of its codes."""
+    stored, values = as_stored(drawn(seed, n, edges[-1]), dtype)
+    codes = np.zeros((n, 64), np.int8)
+    for code, row in zip(codes, values, strict=True):
+        code[:code_dim] = np.rint(naive.unit(row[:code_dim]) * 127)
+    return stored, values, codes
+
+
+def graph_of(codes, links, entries=(0,)):
+    """Return the graph as `search_many` takes it; each node is a row."""
+    entries, none = np.int32(entries), np.empty(0, np.int64)
+    parts = codes, links, entries, codes[entries], none, none.copy()
+    return tuple(frozen(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A small corpus as the kernels see it; node i is row i."""
+
+    values: np.ndarray  # (n, d) float64, as stored
+    codes: np.ndarray
+    vectors: tuple  # blocks, their starts, norms
+    column: dict  # of a dim's norms
+    code_dim: int
+
+    def search(self, queries, links, stages, k, *, metric="cosine", axes=None,
+               entries=(0,), shortlist=None):  # fmt: skip
+        """Run the kernel; return rows, scores and the trace."""
+        n, count = len(self.values), len(queries)
+        entries, none = np.int32(entries), np.empty(0, np.int64)
+        graph = self.codes, links, entries, self.codes[entries], none, none.copy()
+        plan = [(dim, keep, self.column.get(dim, -1)) for dim, keep in stages]
+        limit = shortlist or n
+        knobs = knobs_for(
+            EF=limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
+            BY_NORM=metric == "ip",
+        )  # fmt: skip
+        rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
+        trace = np.zeros((1 + len(stages), 4), np.int64)
+        f.search_many(
+            queries,
+            tuple(frozen(part) for part in graph),
+            frozen(np.empty((0, 0), np.float32) if axes is None else axes),
+            self.vectors,
+            tuple(np.array(plan, np.int64).reshape(-1, 3).T.copy()),
+            knobs,
+            1 / 127,
+            np.zeros(n + 1, np.uint8),
+            (rows, scores, trace),
+        )
+        return rows, scores, trace
+
+
+def made_corpus(seed, n, edges, code_dim, axes=None, dtype="float32"):
+    stored, values = as_stored(drawn(seed, n, edges[-1]), dtype)
+    codes = np.zeros((n, 64), np.int8)
+    short = values if axes is None else values @ np.asarray(axes, np.float64).T
+    for code, row in zip(codes, short, strict=True):
+        code[:code_dim] = np.rint(naive.unit(row[:code_dim]) * 127)
+    norms, column = norm_table(values, (31, edges[-1]))
+    vectors = as_blocks(stored, edges), ints(*edges), norms
+    return Corpus(values, codes, vectors, column, code_dim)
+
+
+def no_links(n):
+    return np.empty((n, 0), np.int32)
+
+
+TURNED = np.linalg.qr(drawn(9, 128, 40).astype(np.float64))[0].T.astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
+@pytest.mark.parametrize("walked", [False, True], ids=["scan", "walk"])
+def test_search_many__with_a_full_shortlist_equals_the_naive_cascade(
+    walked, axes, metric
+):
+    n, count, k = size(150, 50), size(11, 6), 5
+    corpus = made_corpus(0, n, (0, 31, 128), 31, axes)
+    links = drawn_links(1, n, 6, connected=True) if walked else no_links(n)
+    stages = [(50, n // 2), (97, n // 4), (128, k)]
+    queries = 3 * drawn(2, count, 128)
+    rows, scores, trace = corpus.search(
+        queries, links, stages, k, metric=metric, axes=axes
+    )
+    scale = 1
+    if metric == "ip":
+        scale = naive.lengths_of(corpus.values).max() * naive.lengths_of(queries).max()
+    for i in range(count):
+        best, wanted = naive.cascade(
+            corpus.values, queries[i], range(n), stages, metric
+        )
+        assert rows[i].tolist() == best
+        np.testing.assert_allclose(scores[i], wanted, atol=CLOSE * scale)
+    assert trace[:, f.ROWS_IN].tolist() == [count * m for m in (n, n, n // 2, n // 4)]
+    assert trace[:, f.ROWS_KEPT].tolist() == [count * m for m in (n, n // 2, n // 4, k)]
+    assert trace[0, f.DIMS_READ] == count * n * 31
+
+
+@pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
+def test_search_many__a_batch_equals_its_single_queries(axes):
+    n = size(150, 50)
+    corpus = made_corpus(3, n, (0, 31, 128), 31, axes)
+    links, stages = drawn_links(4, n, 6, connected=True), [(64, 12), (128, 7)]
+    queries = drawn(5, 11, 128)
+    given_ = {"axes": axes, "shortlist": 25}
+    rows, scores, trace = corpus.search(queries, links, stages, 7, **given_)
+    alone = [
+        corpus.search(queries[i : i + 1], links, stages, 7, **given_) for i in range(11)
+    ]
+    assert rows.tolist() == [part[0][0].tolist() for part in alone]
+    assert scores.tobytes() == np.concatenate([part[1] for part in alone]).tobytes()
+    summed = sum(part[2] for part in alone)[:, : f.TICKS]
+    assert trace[:, : f.TICKS].tolist() == summed.tolist()
+
+
+@pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
+def test_search_many__without_stages_scores_by_codes(axes):
+    n, k = 20, 6
+    corpus = made_corpus(6, n, (0, 31, 128), 31, axes)
+    queries = drawn(7, 5, 128)
+    rows, scores, _ = corpus.search(queries, no_links(n), [], k, axes=axes)
+    for i, query in enumerate(queries):
+        short = query if axes is None else axes.astype(np.float64) @ query
+        code = np.zeros(64, np.int8)
+        code[:31] = naive.quantise(naive.unit(short[:31]))[0]
+        best = naive.scan_codes(code, corpus.codes, k)
+        assert sorted(rows[i]) == sorted(node for _, node in best)
+        if axes is None:
+            oracle = naive.prefix_cosines(corpus.values, query, 31)
+        else:
+            oracle = naive.axis_scores(corpus.values, query, axes[:31].T, "cosine")
+        np.testing.assert_allclose(scores[i], oracle[rows[i]], atol=0.02)
+
+
+def test_search_many__pads_where_fewer_nodes_are_linked():
+    corpus = made_corpus(8, 12, (0, 31, 128), 31)
+    links = np.full((12, 2), -1, np.int32)
+    links[4, 0] = 9
+    rows, scores, _ = corpus.search(drawn(9, 1, 128), links, [(128, 4)], 4, entries=[4])
+    assert sorted(rows[0][:2]) == [4, 9]
+    assert rows[0][2:].tolist() == [-1, -1]
+    assert (scores[0][2:] == -np.inf).all()
+
+
+def test_search_many__zero_query_scores_zero():
+    corpus = made_corpus(8, 12, (0, 31, 128), 31)
+    zero = np.zeros((1, 128), np.float32)
+    for metric in ("cosine", "ip"):
+        for stages in ([], [(50, 6), (128, 4)]):
+            rows, scores, _ = corpus.search(
+                zero, no_links(12), stages, 4, metric=metric
+            )
+            assert len(set(rows[0].tolist())) == 4
+            assert not scores.any()

@@ -1,0 +1,37 @@
+"""The README says what is true: its commands are in their place, its code runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_readme__first_two_commands_run_and_test():
+    run, test = blocks("bash")[0].splitlines()[:2]
+    assert run.endswith("python -m benchmarks.run --shortlist 200")
+    assert test.endswith("python -m pytest")
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_readme__code_runs(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "doc-0 (100, 10)" in printed
+    assert "document 7" in printed
+    assert "rerank" in printed
+
+
+def test_readme__links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)", README):
+        if "://" not in link:
+            assert (ROOT / link).exists(), link
