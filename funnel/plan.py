@@ -11,6 +11,7 @@ from funnel.cascade import Cascade, Stage
 from funnel.errors import CascadeError
 from funnel.store.manifest import Manifest
 
+MARGIN = 1.5  # a sample is sparser than the corpus, and 256 probes are few
 MODES = ("funnel", "rerank", "prefix_ann", "prefix", "exact")
 
 
@@ -38,21 +39,23 @@ class Plan:
 def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:
     """Return the cascade of an index that was not told or taught a better one.
 
-    A stage must not rank worse than the order it receives. Principal axes rank better
-    than any own prefix, so over them the walk's own order cuts the shortlist once;
-    over the own prefix, a prefix twice as long as the codes cuts it again.
+    The walk's own order cuts the shortlist to what held 99 % of the top 10 on the
+    build's sample, and half as much again; more for a longer shortlist. A stage must
+    not rank worse than the order it receives: a longer own prefix comes in between only
+    where it was measured to need fewer rows. The last stage is the full width.
     """
-    full_dim, code_dim = manifest.full_dim, manifest.code_dim
-    cut = min(shortlist, max(2 * k, shortlist // 4))
-    if manifest.projection == "prefix":
-        cut = min(shortlist, max(2 * k, shortlist // 2))
-    stages = [Stage(code_dim, cut, space="codes")]
-    if manifest.projection == "prefix":
-        longer = [d for d in manifest.dims if 2 * code_dim <= d <= full_dim // 2]
-        if longer:
-            keep = min(cut, max(2 * k, shortlist // 8))
-            stages.append(Stage(longer[0], keep))
-    return Cascade([*stages, Stage(full_dim, min(k, cut))])
+    full_dim, share = manifest.full_dim, k / 10
+
+    def keep(needed: int) -> int:
+        wanted = max(2 * k, int(MARGIN * needed * share), shortlist // 4)
+        return min(shortlist, wanted)
+
+    stages = [Stage(manifest.code_dim, keep(manifest.code_rows), space="codes")]
+    for dim, needed in sorted((int(d), n) for d, n in manifest.stage_rows.items()):
+        rows = max(2 * k, int(MARGIN * needed * share), shortlist // 8)
+        if needed < manifest.code_rows and rows < stages[-1].keep:
+            stages.append(Stage(dim, rows))
+    return Cascade([*stages, Stage(full_dim, min(k, stages[-1].keep))])
 
 
 def check_cascade(cascade: Cascade, manifest: Manifest, k: int, shortlist: int) -> None:

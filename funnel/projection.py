@@ -17,7 +17,8 @@ PROJECTIONS = ("prefix", "pca", "auto")
 WIDTHS = (64, 128, 256)
 PROBES = 256  # sample rows that act as queries
 TARGET = 0.99  # share of the exact top 10 that a shortlist must hold
-SHORT = 40  # rows: a width is wide enough when it holds the target in so many
+SHORT = 40  # rows: codes are wide enough when they hold the target in so many
+GRAPH_SHORT = 80  # the same of the graph's dims
 TOP = 10
 ITERATIONS = 8
 
@@ -33,19 +34,42 @@ class Projection:
         Dims of it that the graph is built on, and that the walk scores.
     axes : (max(graph_dim, code_dim), full_dim) float32
         Rows are orthonormal, most energy first; (0, 0) for the prefix.
-    reason : str
-        One sentence for people.
+    code_rows : int
+        Rows of a shortlist by the code's coordinates that hold `TARGET` of the exact
+        top 10, on the sample.
+    stage_rows : dict of int to int
+        The same for longer own prefixes, where the projection is the own prefix.
     needed : dict of str to int
-        "prefix 64" → rows of a shortlist that hold 99 % of the exact top 10, on the
-        sample; empty where nothing was measured.
+        The same for all that was tried: "prefix 64" → rows.
+    asked : str
+        "auto", or the kind that was asked for.
+    sample_rows : int
+        Rows of the sample.
     """
 
     kind: str
     graph_dim: int
     code_dim: int
     axes: Floats
-    reason: str
+    code_rows: int
+    stage_rows: dict[int, int]
     needed: dict[str, int]
+    asked: str
+    sample_rows: int
+
+    @property
+    def reason(self) -> str:
+        """Return what was chosen and why, in one sentence."""
+        names = {"prefix": "own prefix", "pca": "principal axes"}
+        how = "chosen" if self.asked == "auto" else "as asked"
+        counts = ", ".join(
+            f"{count} rows by {names[key.split()[0]]} {key.split()[1]}"
+            for key, count in self.needed.items()
+        )
+        return (
+            f"{names[self.kind]} at {self.code_dim} dims {how}: on a sample of "
+            f"{self.sample_rows:,} rows, 99 % of the exact top 10 are within {counts}"
+        )
 
 
 def unit(rows: Floats) -> Floats:
@@ -116,83 +140,88 @@ def choose_projection(
     """
     rows = unit(sample)
     full_dim = rows.shape[1]
-    widths = sorted({min(w, full_dim) for w in WIDTHS})
+    given = code_dim or graph_dim
+    widths = [given] if given else sorted({min(w, full_dim) for w in WIDTHS})
     widest = max(widths[-1], graph_dim or 0, code_dim or 0)
     kinds = ("prefix", "pca") if asked == "auto" else (asked,)
     axes = principal_axes(rows, widest) if "pca" in kinds else np.empty((0, 0), "f4")
-    given = code_dim or graph_dim
-    tried = [given] if given else widths
-    needed: dict[str, int] = {}
-    if asked == "auto" or not given:
-        for kind in kinds:
-            short = rows[:, :widest] if kind == "prefix" else rows @ axes.T
-            for width, count in rows_needed(rows, short, tried, seed).items():
-                needed[f"{kind} {width}"] = count
-    best = {kind: _narrowest(kind, tried, needed) for kind in kinds}
-    kind = min(kinds, key=lambda k: _cost(best[k], needed.get(f"{k} {best[k]}", 0)))
+    probes = Probes(rows, seed)
+    measured = {
+        k: probes.rows_needed(rows if k == "prefix" else rows @ axes.T, widths)
+        for k in kinds
+    }
+    best = {k: _narrowest(measured[k], SHORT) for k in kinds}
+    kind = min(kinds, key=lambda k: _cost(best[k], measured[k][best[k]]))
     width = best[kind]
-    g = graph_dim or (min(width, code_dim) if code_dim else width)
+    # A graph may be coarser than the codes that are scored on it, and builds faster.
+    g = graph_dim or min(_narrowest(measured[kind], GRAPH_SHORT), code_dim or full_dim)
     c = code_dim or max(width, g)
-    kept = axes[: max(g, c)] if kind == "pca" else np.empty((0, 0), np.float32)
-    reason = _reason(asked, kind, width, needed, len(rows))
-    return Projection(kind, g, c, np.ascontiguousarray(kept), reason, needed)
+    longer = [d for d in (2 * c, 4 * c) if kind == "prefix" and 2 * d <= full_dim]
+    return Projection(
+        kind,
+        g,
+        c,
+        np.ascontiguousarray(axes[: max(g, c)]) if kind == "pca" else axes[:0, :0],
+        measured[kind][width],
+        probes.rows_needed(rows, longer),
+        {f"{k} {w}": rows for k in kinds for w, rows in measured[k].items()},
+        asked,
+        len(rows),
+    )
 
 
-def rows_needed(
-    rows: Floats, short: Floats, widths: list[int], seed: int
-) -> dict[int, int]:
-    """Return, for each width, the rows of a shortlist that hold `TARGET` of the top 10.
-
-    Probes are rows of the sample itself, left out of their own answers.
+class Probes:
+    """Rows of the sample that act as queries, and their exact neighbours in it.
 
     Parameters
     ----------
     rows : (n, d) float32, unit norm
-    short : (n, ≥ widths) float32
-        The same rows, projected.
+    seed : int
     """
-    n = len(rows)
-    if n < 2 * TOP:
-        return dict.fromkeys(widths, n)
-    rng = np.random.default_rng(seed)
-    probes = rng.choice(n, min(PROBES, n), replace=False)
-    exact = rows[probes] @ rows.T
-    exact[np.arange(len(probes)), probes] = -np.inf
-    top = np.argpartition(-exact, TOP, axis=1)[:, :TOP]
-    counts = {}
-    for width in widths:
-        part = unit(np.ascontiguousarray(short[:, :width]))
-        scores = part[probes] @ part.T
-        scores[np.arange(len(probes)), probes] = -np.inf
-        wanted = np.take_along_axis(scores, top, axis=1)
-        ranks = [(scores >= wanted[:, i, None]).sum(axis=1) for i in range(TOP)]
-        counts[width] = int(np.quantile(np.array(ranks), TARGET, method="higher"))
-    return counts
+
+    def __init__(self, rows: Floats, seed: int) -> None:
+        self._n = len(rows)
+        draw = np.random.default_rng(seed).choice
+        self._probes = draw(self._n, min(PROBES, self._n), replace=False)
+        if self._n > 2 * TOP:
+            exact = self._scores(rows)
+            self._top = np.argpartition(-exact, TOP, axis=1)[:, :TOP]
+
+    def _scores(self, rows: Floats) -> Floats:
+        """Score all rows against the probes, which are no answers to themselves."""
+        scores: Floats = rows[self._probes] @ rows.T
+        scores[np.arange(len(self._probes)), self._probes] = -np.inf
+        return scores
+
+    def rows_needed(self, short: Floats, widths: list[int]) -> dict[int, int]:
+        """Return, for each width, the rows that hold `TARGET` of the exact top 10.
+
+        Parameters
+        ----------
+        short : (n, ≥ widths) float32
+            The sample, projected.
+        widths : list of int
+        """
+        counts = {}
+        for width in widths:
+            if self._n <= 2 * TOP:
+                counts[width] = self._n
+                continue
+            scores = self._scores(unit(np.ascontiguousarray(short[:, :width])))
+            wanted = np.take_along_axis(scores, self._top, axis=1)
+            ranks = [(scores >= wanted[:, i, None]).sum(axis=1) for i in range(TOP)]
+            counts[width] = int(np.quantile(np.array(ranks), TARGET, method="higher"))
+        return counts
 
 
-def _narrowest(kind: str, widths: list[int], needed: dict[str, int]) -> int:
+def _narrowest(needed: dict[int, int], limit: int) -> int:
     """Return the first width whose shortlist is short enough, else the widest."""
-    for width in widths:
-        if needed.get(f"{kind} {width}", 0) <= SHORT:
+    for width, count in needed.items():
+        if count <= limit:
             return width
-    return widths[-1]
+    return max(needed)
 
 
 def _cost(width: int, needed: int) -> float:
     """Return about what a search costs: a longer shortlist, then wider codes."""
     return max(needed, SHORT) * (1 + width / 512)
-
-
-def _reason(asked: str, kind: str, width: int, needed: dict[str, int], n: int) -> str:
-    names = {"prefix": "own prefix", "pca": "principal axes"}
-    if not needed:
-        return f"{names[kind]}: as asked"
-    counts = ", ".join(
-        f"{count} rows by {names[key.split()[0]]} {key.split()[1]}"
-        for key, count in needed.items()
-    )
-    how = "chosen" if asked == "auto" else "as asked"
-    return (
-        f"{names[kind]} at {width} dims {how}: on a sample of {n:,} rows, 99 % of the "
-        f"exact top 10 are within {counts}"
-    )

@@ -73,11 +73,37 @@ def search(
         return trace, spent, blind
 
     parts = share_queries(snapshot, q, plan.threads, work)
+    cost = _trace(snapshot, layout, parts, q) if traced else None
     if any(blind for _, _, blind in parts):
-        at = np.flatnonzero(rows[:, 0] == k.BLIND)
-        exact = replace(plan, mode="exact", cascade=None)
-        rows[at], scores[at], _ = scan(snapshot, queries[at], exact)
-    return rows, scores, _trace(snapshot, layout, parts, q) if traced else None
+        cost = _scan_blind(snapshot, queries, plan, rows, scores, cost)
+    return rows, scores, cost
+
+
+def _scan_blind(
+    snapshot: Snapshot,
+    queries: Floats,
+    plan: Plan,
+    rows: Rows,
+    scores: Floats,
+    cost: Trace | None,
+) -> Trace | None:
+    """Answer blind queries exactly, one by one, as single queries would be."""
+    exact = replace(plan, mode="exact", cascade=None)
+    costs = []
+    for i in np.flatnonzero(rows[:, 0] == k.BLIND):
+        one = slice(i, i + 1)
+        rows[one], scores[one], more = scan(snapshot, queries[one], exact)
+        costs.append(more)
+    if cost is None:
+        return None
+    steps = [trace.stages[0] for trace in costs]
+    sums = {
+        name: sum(getattr(step, name) for step in steps)
+        for name in ("rows_in", "rows_kept", "dims_read", "bytes_read", "time_us")
+    }
+    scanned = replace(steps[0], **sums)
+    spent_us = cost.kernel_us + sum(trace.kernel_us for trace in costs)
+    return Trace((*cost.stages, scanned), cost.queries, spent_us)
 
 
 def lay_out(manifest: Manifest, plan: Plan) -> Layout:

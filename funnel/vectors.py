@@ -88,13 +88,11 @@ def _raise_ragged(data: Any, name: str) -> None:
 
 
 def to_float32(array: npt.NDArray[Any]) -> Floats:
-    """Return native, C-contiguous, writable float32; too large is infinite."""
+    """Return native, C-contiguous float32; too large numbers become infinite."""
     if array.dtype != np.float32:
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
-    rows = np.ascontiguousarray(array, dtype=np.float32)
-    # Numba compiles anew for a read-only array: hand it one kind only.
-    return rows if rows.flags.writeable else rows.copy()
+    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def check_rows(data: Any, name: str, full_dim: int | None = None) -> Floats:
@@ -154,7 +152,8 @@ def check_queries(
     bad = bad_rows(rows, zero_is_bad=metric == "cosine")
     if len(bad):
         raise_bad_rows(rows, bad, "queries", "float32")
-    return rows, single
+    # Numba compiles anew for a read-only array: hand it one kind only.
+    return (rows if rows.flags.writeable else rows.copy()), single
 
 
 def bad_rows(rows: Floats, *, zero_is_bad: bool) -> Rows:

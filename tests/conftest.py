@@ -26,7 +26,6 @@ hypothesis.settings.load_profile("seeded")
 FLOAT32 = 2e-6  # how far float32 sums of a few hundred unit products may be off
 HNSWLIB = importlib.util.find_spec("hnswlib") is not None
 needs_hnswlib = pytest.mark.skipif(not HNSWLIB, reason="hnswlib is not installed")
-BUILDERS = ("faiss", pytest.param("hnswlib", marks=needs_hnswlib))
 
 
 def turned_rows(n, full_dim, seed, *, clusters=60, rank=40, lengths=0.3):

@@ -5,8 +5,8 @@ With ``NUMBA_DISABLE_JIT=1`` the same laws run on less data.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from dataclasses import dataclass
 
 import naive
 import numba
@@ -660,12 +660,13 @@ def test_walk__never_reads_what_is_not_a_node(link):
 
 
 def test_next_epoch__is_new_to_every_node_even_when_it_wraps():
-    visited = np.zeros(11, np.uint8)
+    visited = np.zeros(301, np.uint8)
     for i in range(600):
         epoch = f.next_epoch(visited)
         assert epoch == visited[-1] != 0
         assert epoch not in visited[:-1]
-        visited[i % 10] = epoch
+        if i < 300:  # a node that is not seen again keeps its old epoch
+            visited[i] = epoch
 
 
 # ---- reachability
@@ -702,32 +703,79 @@ def test_choose_entries__are_a_few_distinct_nodes(upper):
 # ---- the funnel
 
 
-def test_expand__writes_rows_of_nodes_in_order():
-    pairs = [(50, 2), (40, 0), (-3, 3), (-9, 1)]
-    best = ints(*[(score << g.NODE_BITS) | (node << 1) | 1 for score, node in pairs])
-    absent = (frozen(np.empty(0, np.int64)),) * 2
-    starts, owned = frozen(ints(0, 1, 3, 7, 8)), frozen(ints(70, 10, 11, 20, 21, 22, 23,
-                                                             30))  # fmt: skip
-    before = (np.empty((0, 0), np.int8), np.empty((0, 0), np.int32),
-              np.empty(0, np.int32), np.empty((0, 0), np.int8))  # fmt: skip
-    before = tuple(frozen(a) for a in before)
-    for names, k, room, expected in (
-        (absent, 9, 9, [2, 0, 3, 1]),
-        (absent, 9, 3, [2, 0, 3]),
-        ((starts, owned), 9, 9, [20, 21, 22, 23, 70, 30, 10, 11]),
-        ((starts, owned), 2, 9, [20, 21, 70, 30, 10, 11]),
-        ((starts, owned), 3, 4, [20, 21, 22, 70]),
-        ((starts, owned), 9, 2, [20, 21]),
-    ):
-        rows, scores = np.full(room, -1), np.empty(room, np.float32)
-        m = f.expand(best, 4, (*before, *names), k, rows, scores)
-        assert rows[:m].tolist() == expected
-        assert m <= room
-        score_of = dict(zip([2, 0, 3, 1], [50, 40, -3, -9], strict=True))
-        if names is not absent:
-            node_of = {20: 2, 21: 2, 22: 2, 23: 2, 70: 0, 30: 3, 10: 1, 11: 1}
-            score_of = {row: score_of[node] for row, node in node_of.items()}
-        assert scores[:m].tolist() == [score_of[row] for row in expected]
+PAIRS = ((50, 2), (40, 0), (-3, 3), (-9, 1))  # (score, node), best first
+SHARED = (ints(0, 1, 3, 7, 8), ints(70, 10, 11, 20, 21, 22, 23, 30))
+NO_INTS = np.empty(0, np.int64)
+
+
+def expanded(starts, owned, loose, k, room, n=100):
+    """Run `expand` over `PAIRS`; return rows and scores."""
+    best = ints(*[(score << g.NODE_BITS) | (node << 1) | 1 for score, node in PAIRS])
+    unread = [np.empty((0, 0), np.int8), np.empty((0, 0), np.int32),
+              np.empty(0, np.int32), np.empty((0, 0), np.int8)]  # fmt: skip
+    graph = tuple(frozen(part) for part in (*unread, starts, owned, loose))
+    rows, scores = np.full(room + 4, CANARY), np.full(room + 4, CANARY, np.float32)
+    m = f.expand(best, len(best), graph, k, n, rows[:room], scores[:room])
+    assert m <= room
+    assert (rows[room:] == CANARY).all()
+    assert (scores[room:] == CANARY).all()
+    return rows[:m].tolist(), scores[:m].tolist()
+
+
+@pytest.mark.parametrize(("k", "room"), [(9, 9), (9, 3), (1, 4), (2, 1)])
+def test_expand__gives_each_node_its_row(k, room):
+    rows, scores = expanded(NO_INTS, NO_INTS, NO_INTS, k, room)
+    assert rows == [2, 0, 3, 1][:room]
+    assert scores == [50, 40, -3, -9][:room]
+
+
+@pytest.mark.parametrize(
+    ("k", "room", "expected"),
+    [
+        (9, 9, [20, 21, 22, 23, 70, 30, 10, 11]),
+        (2, 9, [20, 21, 70, 30, 10, 11]),
+        (1, 9, [20, 70, 30, 10]),
+        (3, 4, [20, 21, 22, 70]),
+        (9, 2, [20, 21]),
+    ],
+)
+def test_expand__gives_duplicates_their_nodes_score(k, room, expected):
+    rows, scores = expanded(*SHARED, NO_INTS, k, room)
+    assert rows == expected
+    score = {20: 50, 21: 50, 22: 50, 23: 50, 70: 40, 30: -3, 10: -9, 11: -9}
+    assert scores == [score[row] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (11, [20, 21, 70, 30, 10, 11, 5, 6, 7]),
+        (6, [20, 21, 70, 5, 6, 7]),
+        (4, [20, 5, 6, 7]),
+        (3, [5, 6, 7]),
+    ],
+)
+def test_expand__always_adds_the_loose_rows(room, expected):
+    rows, scores = expanded(*SHARED, ints(5, 6, 7), 2, room)
+    assert rows == expected
+    assert scores[-3:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [-1, 100, 2**40, -(2**63), 2**63 - 1])
+def test_expand__never_gives_what_is_not_a_row(wrong):
+    starts, owned = (part.copy() for part in SHARED)
+    owned[[1, 4]] = wrong
+    rows, _ = expanded(starts, owned, ints(wrong, 6), 9, 9)
+    assert rows == [20, 22, 23, 70, 30, 11, 6]
+
+
+@pytest.mark.parametrize("wrong", [-1, 9, 2**40, -(2**62), 2**63 - 1])
+def test_expand__never_reads_beyond_the_nodes_rows(wrong):
+    starts, owned = (part.copy() for part in SHARED)
+    starts[3] = wrong
+    rows, _ = expanded(starts, owned, ints(6), 9, 9)
+    assert set(rows) <= {6, *owned.tolist()}
+    assert rows[-1] == 6
 
 
 def norm_table(values, dims):
@@ -805,7 +853,7 @@ def graph_of(codes, links, entries=(0,)):
     return tuple(frozen(part) for part in parts)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Corpus:
     """A small corpus as the kernels see it; node i is row i."""
 
@@ -814,17 +862,19 @@ class Corpus:
     vectors: tuple  # blocks, their starts, norms
     column: dict  # of a dim's norms
     code_dim: int
+    loose: np.ndarray = dataclasses.field(default_factory=ints)
 
     def search(self, queries, links, stages, k, *, metric="cosine", axes=None,
-               entries=(0,), shortlist=None):  # fmt: skip
+               entries=(0,), shortlist=None, ef=None):  # fmt: skip
         """Run the kernel; return rows, scores and the trace."""
         n, count = len(self.values), len(queries)
-        entries, none = np.int32(entries), np.empty(0, np.int64)
-        graph = self.codes, links, entries, self.codes[entries], none, none.copy()
+        entries = np.int32(entries)
+        graph = (self.codes, links, entries, self.codes[entries],
+                 NO_INTS, NO_INTS, self.loose)  # fmt: skip
         plan = [(dim, keep, self.column.get(dim, -1)) for dim, keep in stages]
         limit = shortlist or n
         knobs = knobs_for(
-            EF=limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
+            EF=ef or limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
             BY_NORM=metric == "ip",
         )  # fmt: skip
         rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
@@ -935,13 +985,61 @@ def test_search_many__pads_where_fewer_nodes_are_linked():
     assert (scores[0][2:] == -np.inf).all()
 
 
-def test_search_many__zero_query_scores_zero():
-    corpus = made_corpus(8, 12, (0, 31, 128), 31)
-    zero = np.zeros((1, 128), np.float32)
+def test_search_many__a_longer_walk_hands_on_the_shortlist_only():
+    n = size(150, 50)
+    corpus = made_corpus(10, n, (0, 31, 128), 31)
+    links, queries = drawn_links(11, n, 6, connected=True), drawn(12, 3, 128)
+    stages = [(128, 5)]
+    for ef in (20, 30, n):
+        rows, scores, trace = corpus.search(
+            queries, links, stages, 5, shortlist=20, ef=ef
+        )
+        assert trace[0, f.ROWS_KEPT] == trace[1, f.ROWS_IN] == 3 * 20
+    # As long as the graph, the walk finds the best 20 codes.
+    for i, query in enumerate(queries):
+        code = np.zeros(64, np.int8)
+        code[:31] = naive.quantise(naive.unit(query[:31]))[0]
+        near = [node for _, node in naive.scan_codes(code, corpus.codes, 20)]
+        best, wanted = naive.cascade(corpus.values, query, near, stages, "cosine")
+        assert rows[i].tolist() == best
+        np.testing.assert_allclose(scores[i], wanted, atol=CLOSE)
+
+
+def test_search_many__ranks_loose_rows_with_the_others():
+    n = 40
+    corpus = made_corpus(13, n, (0, 31, 128), 31)
+    loose = dataclasses.replace(corpus, loose=ints(*range(30, n)))
+    seen = dataclasses.replace(loose, codes=corpus.codes[:30])  # rows 0 to 29
+    queries = drawn(14, 5, 128)
     for metric in ("cosine", "ip"):
-        for stages in ([], [(50, 6), (128, 4)]):
-            rows, scores, _ = corpus.search(
-                zero, no_links(12), stages, 4, metric=metric
-            )
-            assert len(set(rows[0].tolist())) == 4
-            assert not scores.any()
+        rows, _, trace = seen.search(
+            queries, no_links(30), [(50, 20), (128, 6)], 6, metric=metric
+        )
+        for i, query in enumerate(queries):
+            stages = [(50, 20), (128, 6)]
+            best, _ = naive.cascade(corpus.values, query, range(n), stages, metric)
+            assert rows[i].tolist() == best
+        assert trace[1, f.ROWS_IN] == 5 * n
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
+def test_search_many__says_which_queries_no_code_can_rank_for(axes, metric):
+    corpus = made_corpus(8, 12, (0, 31, 128), 31, axes)
+    queries = drawn(15, 3, 128)
+    # The second query has no coordinates that codes hold.
+    if axes is None:
+        queries[1, :31] = 0
+    else:
+        held = axes[:31].astype(np.float64)
+        queries[1] -= held.T @ (held @ queries[1])
+    rows, _, _ = corpus.search(
+        queries, no_links(12), [(50, 6), (128, 4)], 4, metric=metric, axes=axes
+    )
+    assert (rows[[0, 2]] >= 0).all()
+    assert rows[1].tolist() == [f.BLIND, -1, -1, -1]
+    rows, scores, _ = corpus.search(
+        0 * queries, no_links(12), [], 4, metric=metric, axes=axes
+    )
+    assert not scores.any()
+    assert all(len(set(found)) == 4 for found in rows.tolist())

@@ -110,6 +110,19 @@ def test_every_row__a_batch_agrees_with_single_queries(built, mode):
     )
 
 
+@pytest.mark.parametrize("mode", ["exact", "prefix"])
+def test_every_row__answers_do_not_depend_on_how_rows_are_chunked(
+    either, mode, monkeypatch
+):
+    whole = either.index.search(either.queries, mode=mode)
+    alone = either.index.search(either.queries[:3], mode=mode)
+    monkeypatch.setattr("funnel.exact.SCAN_ROWS", 97)
+    chunked = either.index.search(either.queries, mode=mode)
+    np.testing.assert_array_equal(chunked.ids, whole.ids)
+    np.testing.assert_allclose(chunked.scores, whole.scores, atol=either.tolerance)
+    assert_equal_hits(either.index.search(either.queries[:3], mode=mode), alone)
+
+
 def test_axes__are_the_principal_axes(built):
     if built.axes is None:
         assert built.index.projection == "prefix"
@@ -137,7 +150,7 @@ def test_funnel__one_full_stage_over_all_rows_equals_brute_force(built):
 def test_funnel__over_all_rows_equals_the_naive_cascade(built):
     n, full_dim, first = len(built.index), built.index.full_dim, built.index.dims[0]
     # The first stage's norms are stored, the middle one's are not.
-    stages = [(first, n // 3), (first + 43, n // 8), (full_dim, 10)]
+    stages = [(first, n // 4), (first + 43, 14), (full_dim, 10)]
     wide = {"shortlist": n, "ef_search": n}
     hits = built.index.search(built.queries, cascade=Cascade(stages), **wide)
     walked = built.index.search(built.queries, k=n, mode="prefix_ann", **wide)
@@ -175,6 +188,7 @@ def test_prefix_ann__scores_are_about_those_of_the_codes_width(built):
     # Under inner product the largest coordinates of the longest rows are clipped.
     share = 0.95 if built.index.metric == "ip" else 1
     assert np.mean(np.array(off) <= limit) >= share
+    assert np.median(off) <= limit / 15
 
 
 def test_search__finds_what_there_is_to_find(built):
@@ -231,7 +245,6 @@ def test_walk__a_longer_buffer_scores_more_and_finds_no_less(graph):
     assert found == sorted(found)
 
 
-@pytest.mark.xfail(reason="a node that no link leads to is found as an entry only")
 def test_walk__as_long_as_the_index_finds_every_row(make_index):
     corpus = turned_rows(1500, 64, seed=40, lengths=0.5)
     index = make_index(corpus, metric="ip", projection="prefix", code_dim=64)
@@ -608,6 +621,56 @@ def test_zero_prefix__scores_zero(make_index):
     assert scores[rows == 4] == 0
 
 
+@pytest.fixture(scope="module", params=[300, 1100], ids=["no-graph", "graph"])
+def half_blind(request, make_index):
+    """Give an index over a prefix that nine of its rows have nothing of."""
+    corpus = flat_rows(request.param, 96, seed=36)
+    corpus[10:100:10, :48] = 0
+    index = make_index(corpus, projection="prefix", graph_dim=48, code_dim=48)
+    return judged(index, corpus, near_rows(corpus, 12, 37))
+
+
+def test_loose_rows__are_found_all_the_same(half_blind):
+    index, rows = half_blind.index, half_blind.rows
+    for row in range(10, 100, 10):
+        query = rows[row].astype(np.float32)
+        query[:48] = 0.1 * rows[row + 1, :48]
+        for mode in ("rerank", "funnel"):
+            hits = index.search(query, k=5, mode=mode)
+            assert hits.ids[0] == row
+            oracle = naive.final_scores(rows, query, "cosine")
+            np.testing.assert_allclose(hits.scores, oracle[hits.ids], atol=FLOAT32)
+
+
+def test_blind_queries__are_scanned_exactly(half_blind):
+    index, rows = half_blind.index, half_blind.rows
+    queries = rows[10:100:10].astype(np.float32)
+    for mode in ("rerank", "funnel"):
+        hits = index.search(queries, k=8, mode=mode)
+        for i, query in enumerate(queries):
+            oracle = naive.final_scores(rows, query, "cosine")
+            naive.assert_same_ranking(hits.ids[i], hits.scores[i], oracle, FLOAT32)
+    mixed = np.concatenate([half_blind.queries[:3], queries[:2]])
+    batch = index.search(mixed)
+    for i, query in enumerate(mixed):
+        assert_equal_hits(index.search(query), Hits(batch.ids[i], batch.scores[i]))
+
+
+def test_blind_queries__a_batch_equals_its_single_queries(half_blind):
+    queries = half_blind.rows[10:100:10].astype(np.float32)
+    batch = half_blind.index.search(queries)
+    for i, query in enumerate(queries):
+        alone = half_blind.index.search(query)
+        assert_equal_hits(alone, Hits(batch.ids[i], batch.scores[i]))
+
+
+def test_blind_queries__are_counted_in_the_trace(half_blind):
+    queries = half_blind.rows[10:100:10].astype(np.float32)
+    trace = half_blind.index.search(queries, trace=True).trace
+    read = sum(stage.dims_read for stage in trace)
+    assert read >= len(queries) * half_blind.rows.size
+
+
 def test_duplicates__are_all_found(duplicated):
     index, rows = duplicated.index, duplicated.rows
     values, counts = np.unique(rows, axis=0, return_counts=True)
@@ -746,21 +809,10 @@ def test_get__nothing_gives_no_rows(labelled):
     assert table.column_names == ["id", "title", "year", "vector"]
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [
-        [4, 5],
-        pytest.param(
-            ["a", "b"],
-            marks=pytest.mark.xfail(reason="text ids come back as another text type"),
-        ),
-    ],
-    ids=["int64", "str"],
-)
-def test_get__has_the_types_of_the_whole_table(make_index, ids):
-    index = make_index(flat_rows(2, 16, seed=35), ids=ids)
+def test_get__has_the_types_of_the_whole_table(labelled):
+    index, ids, _ = labelled
     whole = index.to_arrow(vectors=True).schema
-    for asked in (ids, []):
+    for asked in (ids[:2], []):
         assert index.get(asked, vectors=True).schema.equals(whole)
 
 

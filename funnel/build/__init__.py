@@ -117,6 +117,8 @@ def _manifest(
         projection=projection.kind,
         graph_dim=projection.graph_dim,
         code_dim=projection.code_dim,
+        code_rows=projection.code_rows,
+        stage_rows={str(d): rows for d, rows in projection.stage_rows.items()},
         rows=ingest.rows,
         segments=(segment,),
         files=files,

@@ -47,15 +47,16 @@ class Coordinates:
             yield start, min(start + step, rows)
 
     def raw(self, rows: npt.NDArray[np.int64]) -> Floats:
-        """Return stored rows at full width, as float32."""
+        """Return stored rows at full width, as float32; a view where that is one."""
         consecutive = len(rows) and rows[-1] - rows[0] == len(rows) - 1
         at: Any = slice(rows[0], rows[-1] + 1) if consecutive else rows
         parts = [block[at] for block in self._blocks]
-        return np.concatenate(parts, axis=1).astype(np.float32, copy=False)
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        return whole.astype(np.float32, copy=False)
 
     def of(self, raw: Floats, width: int) -> Floats:
         """Return renormalised coordinates; under inner product, times the full norm."""
-        short = unit(self.project(unit(raw), width))
+        short = unit(self.project(raw, width))
         if self.options.metric == "ip":
             short *= row_norms(raw)
         return short
@@ -67,13 +68,13 @@ class Coordinates:
         return np.ascontiguousarray(rows[:, :width])
 
     def norms(self, raw: Floats, dims: npt.NDArray[np.int64]) -> Floats:
-        """Return prefix norms, then, for axes, the norm of the code's coordinates."""
+        """Return prefix norms; for axes, after the norm of the code's coordinates."""
         out = np.empty((len(raw), len(dims)), np.float32)
         prefix_norms(raw, dims, out)
         if self.projection.kind != "pca":
             return out
-        held = row_norms(self.project(unit(raw), self.projection.code_dim))
-        return np.concatenate([held * out[:, -1:], out], axis=1)
+        held = row_norms(self.project(raw, self.projection.code_dim))
+        return np.concatenate([held, out], axis=1)
 
     def are_loose(self, raw: Floats) -> npt.NDArray[np.bool_]:
         """Return which rows the projection says nothing of.
@@ -81,8 +82,8 @@ class Coordinates:
         It holds none of their norm: a graph cannot lead to them, nor a code rank them.
         """
         width = min(self.projection.graph_dim, self.projection.code_dim)
-        held = row_norms(self.project(unit(raw), width))[:, 0]
-        return (held < LOOSE) & (row_norms(raw)[:, 0] >= TINY)
+        held, full = row_norms(self.project(raw, width)), row_norms(raw)
+        return ((held < LOOSE * full) & (full >= TINY))[:, 0]
 
     def code_unit(self, sample: Floats) -> float:
         """Return the coordinate that a code of 1 stands for."""

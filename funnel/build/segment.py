@@ -16,7 +16,7 @@ from funnel.build.coordinates import (
 )
 from funnel.build.ingest import Ingest
 from funnel.build.nodes import first_equal
-from funnel.graph.adjacency import choose_entries, unreachable
+from funnel.graph.adjacency import choose_entries, link_unreachable
 from funnel.graph.build import build_graph
 from funnel.kernels.types import Floats, Rows
 from funnel.kernels.walk import code_width
@@ -130,7 +130,7 @@ class SegmentBuilder:
             threads=o.threads,
         )
         entries = choose_entries(links)
-        lost = unreachable(links.neighbours, entries)
+        lost = link_unreachable(links.neighbours, entries)
         self._put("links", "node", links.neighbours)
         self._put("entries", "node", np.concatenate([entries, lost]))
         return {

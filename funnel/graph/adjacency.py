@@ -13,6 +13,7 @@ from funnel.kernels.jit import kernel
 from funnel.kernels.types import Array
 
 MAX_ENTRIES = 1024
+ROUNDS = 8  # a node linked from another lost one is reached with it
 Int32s = npt.NDArray[np.int32]
 
 
@@ -69,3 +70,33 @@ def unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
     reached = np.zeros(n, np.bool_)
     mark_reached(neighbours, entries, reached, np.empty(n, np.int32))
     return np.flatnonzero(~reached).astype(np.int32)
+
+
+def link_unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
+    """Link nodes that nothing leads to from a node near them that has room.
+
+    Parameters
+    ----------
+    neighbours : (n, g) int32, changed in place
+    entries : (e,) int32
+
+    Returns
+    -------
+    (u,) int32
+        Nodes that still cannot be reached: around them all lists are full.
+    """
+    lost = unreachable(neighbours, entries)
+    for _ in range(ROUNDS):
+        for node in lost.tolist():
+            near = neighbours[node][neighbours[node] >= 0]
+            further = neighbours[near].ravel()
+            for other in (*near.tolist(), *further[further >= 0].tolist()):
+                free = np.flatnonzero(neighbours[other] < 0)
+                if len(free) and other != node:
+                    neighbours[other, free[0]] = node
+                    break
+        left = unreachable(neighbours, entries)
+        if len(left) in (0, len(lost)):
+            return left
+        lost = left
+    return lost

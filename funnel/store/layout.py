@@ -44,6 +44,11 @@ def problems(manifest: Manifest) -> Iterator[str]:
 
 
 def _value_problems(m: Manifest) -> Iterator[str]:
+    needed = [m.code_rows, *m.stage_rows.values()]
+    if not all(type(c) is int and 0 <= c <= MAX_ROWS for c in needed):
+        yield "code_rows or stage_rows is not a count"
+    if not all(0 < int(d) < m.full_dim for d in m.stage_rows):
+        yield "stage_rows has dims that are none"
     counts = [m.full_dim, m.graph_dim, m.code_dim, *m.dims, *m.norm_dims]
     if not all(type(c) is int and 0 < c <= MAX_DIM for c in counts):
         yield "a dim is not a positive number"

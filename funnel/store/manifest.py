@@ -70,6 +70,8 @@ class Manifest:
     projection: str
     graph_dim: int
     code_dim: int
+    code_rows: int
+    stage_rows: dict[str, int]
     rows: int
     segments: tuple[Segment, ...]
     files: dict[str, FileEntry] = field(default_factory=dict)
