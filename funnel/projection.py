@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from funnel.kernels.rows import squared_norms
-from funnel.kernels.types import TINY, Floats
+from funnel.kernels.types import TINY, Floats, Rows
 
 PROJECTIONS = ("prefix", "pca", "auto")
 WIDTHS = (64, 128, 256)
 PROBES = 256  # sample rows that act as queries
+PROBES_TOGETHER = 64  # bounds memory
 TARGET = 0.99  # share of the exact top 10 that a shortlist must hold
 SHORT = 40  # rows: codes are wide enough when they hold the target in so many
 GRAPH_SHORT = 80  # the same of the graph's dims
@@ -180,18 +181,16 @@ class Probes:
     """
 
     def __init__(self, rows: Floats, seed: int) -> None:
-        self._n = len(rows)
+        n = len(rows)
         draw = np.random.default_rng(seed).choice
-        self._probes = draw(self._n, min(PROBES, self._n), replace=False)
-        if self._n > 2 * TOP:
-            exact = self._scores(rows)
-            self._top = np.argpartition(-exact, TOP, axis=1)[:, :TOP]
-
-    def _scores(self, rows: Floats) -> Floats:
-        """Score all rows against the probes, which are no answers to themselves."""
-        scores: Floats = rows[self._probes] @ rows.T
-        scores[np.arange(len(self._probes)), self._probes] = -np.inf
-        return scores
+        probes = draw(n, min(PROBES, n), replace=False)
+        some = range(0, len(probes), PROBES_TOGETHER)
+        self._n = n
+        self._parts = [probes[i : i + PROBES_TOGETHER] for i in some]
+        self._tops = []
+        for part in self._parts if n > 2 * TOP else ():
+            exact = _scores(rows, part)
+            self._tops.append(np.argpartition(exact, n - TOP, axis=1)[:, n - TOP :])
 
     def rows_needed(self, short: Floats, widths: list[int]) -> dict[int, int]:
         """Return, for each width, the rows that hold `TARGET` of the exact top 10.
@@ -204,14 +203,28 @@ class Probes:
         """
         counts = {}
         for width in widths:
-            if self._n <= 2 * TOP:
-                counts[width] = self._n
-                continue
-            scores = self._scores(unit(np.ascontiguousarray(short[:, :width])))
-            wanted = np.take_along_axis(scores, self._top, axis=1)
-            ranks = [(scores >= wanted[:, i, None]).sum(axis=1) for i in range(TOP)]
-            counts[width] = int(np.quantile(np.array(ranks), TARGET, method="higher"))
+            ranks = []
+            rows = unit(np.ascontiguousarray(short[:, :width]))
+            for part, top in zip(self._parts, self._tops, strict=False):
+                scores = _scores(rows, part)
+                wanted = np.take_along_axis(scores, top, axis=1)
+                ranks += [
+                    (scores >= wanted[:, i, None]).sum(axis=1) for i in range(TOP)
+                ]
+            worst = (
+                np.quantile(np.concatenate(ranks), TARGET, method="higher")
+                if (ranks)
+                else self._n
+            )
+            counts[width] = int(worst)
         return counts
+
+
+def _scores(rows: Floats, probes: Rows) -> Floats:
+    """Score all rows against some of them, which are no answers to themselves."""
+    scores: Floats = rows[probes] @ rows.T
+    scores[np.arange(len(probes)), probes] = -np.inf
+    return scores
 
 
 def _narrowest(needed: dict[int, int], limit: int) -> int:

@@ -20,15 +20,14 @@ class Reservoir:
 
     def __init__(self, full_dim: int, seed: int) -> None:
         self.limit = max(64, min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * full_dim)))
-        self._rows: list[Floats] = []
-        self._sample = np.empty((0, full_dim), np.float32)
+        self._sample = np.empty((self.limit, full_dim), np.float32)
         self._seen, self._rng = 0, np.random.default_rng(seed)
 
     def offer(self, rows: Floats) -> None:
         """Let each row replace a sampled one with the probability that is its due."""
         room = max(0, self.limit - self._seen)
-        if room:
-            self._sample = np.concatenate([self._sample, rows[:room]])
+        first = rows[:room]
+        self._sample[self._seen : self._seen + len(first)] = first
         late = rows[room:]
         places = self._seen + room + np.arange(len(late))
         drawn = self._rng.integers(0, places + 1)
@@ -38,4 +37,4 @@ class Reservoir:
 
     def rows(self) -> Floats:
         """Return the sample, (s, full_dim)."""
-        return self._sample
+        return self._sample[: self._seen]

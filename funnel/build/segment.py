@@ -86,9 +86,9 @@ class SegmentBuilder:
                 raw = c.raw(np.arange(start, stop))
                 norms.append(c.norms(raw, norm_dims))
                 low, high = np.searchsorted(owners, (start, stop))
-                owned = raw[owners[low:high] - start]
-                loose[low:high] = c.are_loose(owned)
-                short = c.of(owned[~loose[low:high]], code_dim)
+                owned = owners[low:high] - start
+                loose[low:high] = c.are_loose(raw)[owned]
+                short = c.of(raw, code_dim)[owned[~loose[low:high]]]
                 codes.append(quantise_rows(short, code_unit, codes.width))
                 advance(stop - start)
         at.files["norms"] = norms.finish()
@@ -130,7 +130,7 @@ class SegmentBuilder:
             threads=o.threads,
         )
         entries = choose_entries(links)
-        lost = link_unreachable(links.neighbours, entries)
+        lost = link_unreachable(links.neighbours, int(entries[0]))
         self._put("links", "node", links.neighbours)
         self._put("entries", "node", np.concatenate([entries, lost]))
         return {

@@ -72,31 +72,50 @@ def unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
     return np.flatnonzero(~reached).astype(np.int32)
 
 
-def link_unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
-    """Link nodes that nothing leads to from a node near them that has room.
+def link_unreachable(neighbours: Int32s, entry: int) -> Int32s:
+    """Link nodes that nothing leads to from a node near them.
+
+    The link takes an empty place, or that of a link whose end has others.
 
     Parameters
     ----------
     neighbours : (n, g) int32, changed in place
-    entries : (e,) int32
+    entry : int
+        A walk starts from one node: all must be found from this one.
 
     Returns
     -------
     (u,) int32
-        Nodes that still cannot be reached: around them all lists are full.
+        Nodes that still cannot be reached.
     """
+    entries = np.array([entry], np.int32)
     lost = unreachable(neighbours, entries)
     for _ in range(ROUNDS):
+        if not len(lost):
+            break
+        linked = neighbours[neighbours >= 0]
+        degrees = np.bincount(linked, minlength=len(neighbours))
         for node in lost.tolist():
-            near = neighbours[node][neighbours[node] >= 0]
-            further = neighbours[near].ravel()
-            for other in (*near.tolist(), *further[further >= 0].tolist()):
-                free = np.flatnonzero(neighbours[other] < 0)
-                if len(free) and other != node:
-                    neighbours[other, free[0]] = node
-                    break
-        left = unreachable(neighbours, entries)
-        if len(left) in (0, len(lost)):
-            return left
-        lost = left
+            _link(neighbours, degrees, node)
+        lost = unreachable(neighbours, entries)
     return lost
+
+
+def _link(neighbours: Int32s, degrees: npt.NDArray[np.int64], node: int) -> None:
+    """Make one of the nodes around `node` link to it, if any can."""
+    near = neighbours[node][neighbours[node] >= 0]
+    around = np.unique(np.concatenate([near, neighbours[near].ravel()]))
+    around = around[(around >= 0) & (around != node)]
+    for other in (*near.tolist(), *around.tolist()):
+        links = neighbours[other]
+        free = np.flatnonzero(links < 0)
+        if len(free):
+            place = free[0]
+        elif degrees[links[-1]] > 1:
+            place = len(links) - 1
+            degrees[links[-1]] -= 1
+        else:
+            continue
+        links[place] = node
+        degrees[node] += 1
+        return
