@@ -15,10 +15,10 @@ from funnel.kernels.funnel import prepare
 from funnel.kernels.scan import merge_scores, scan_rows
 from funnel.kernels.types import TINY, Floats, Rows
 from funnel.plan import Plan
-from funnel.projection import unit
 from funnel.results import Trace, TraceStage
 from funnel.snapshot import Snapshot, share_queries
 from funnel.store.segment import SegmentFiles
+from funnel.vectors import unit
 
 BLAS_QUERIES = 8  # below that a scan per query reads the vectors as fast
 SCAN_ROWS = 16_384

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from funnel.kernels.rows import squared_norms
-from funnel.kernels.types import TINY, Floats, Rows
+from funnel.kernels.types import Floats, Rows
+from funnel.vectors import unit
 
 PROJECTIONS = ("prefix", "pca", "auto")
 WIDTHS = (64, 128, 256)
@@ -73,15 +73,6 @@ class Projection:
         )
 
 
-def unit(rows: Floats) -> Floats:
-    """Return rows scaled to unit norm; zero rows stay zero."""
-    squares = np.empty(len(rows))
-    squared_norms(np.ascontiguousarray(rows), squares)
-    norms = np.sqrt(squares).astype(np.float32)[:, None]
-    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms >= TINY)
-    return out
-
-
 def principal_axes(sample: Floats, width: int) -> Floats:
     """Return the `width` directions that hold most of the sample's energy.
 
@@ -122,7 +113,7 @@ def _leading_eigenvectors(moment: Floats, width: int) -> Floats:
 
 
 def choose_projection(
-    sample: Floats,
+    rows: Floats,
     asked: str,
     graph_dim: int | None,
     code_dim: int | None,
@@ -132,14 +123,13 @@ def choose_projection(
 
     Parameters
     ----------
-    sample : (n, d) float32
-        Rows of the corpus, not normalised.
+    rows : (n, d) float32, unit norm
+        A sample of the corpus.
     asked : {"prefix", "pca", "auto"}
     graph_dim, code_dim : int or None
     seed : int
         Draws the sample's probes.
     """
-    rows = unit(sample)
     full_dim = rows.shape[1]
     given = code_dim or graph_dim
     widths = [given] if given else sorted({min(w, full_dim) for w in WIDTHS})

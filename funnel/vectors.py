@@ -204,3 +204,17 @@ def as_stored(rows: Floats, dtype: str) -> Floats:
         return rows
     with np.errstate(over="ignore"):
         return rows.astype(dtype).astype(np.float32)
+
+
+def row_norms(rows: Floats) -> Floats:
+    """Return the (n, 1) norms of (n, d) rows, summed in float64."""
+    squares = np.empty(len(rows))
+    squared_norms(np.ascontiguousarray(rows), squares)
+    return np.sqrt(squares).astype(np.float32)[:, None]
+
+
+def unit(rows: Floats) -> Floats:
+    """Return (n, d) rows scaled to unit norm; zero rows stay zero."""
+    norms = row_norms(rows)
+    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms >= TINY)
+    return out

@@ -1005,21 +1005,23 @@ def test_search_many__a_longer_walk_hands_on_the_shortlist_only():
         np.testing.assert_allclose(scores[i], wanted, atol=CLOSE)
 
 
-def test_search_many__ranks_loose_rows_with_the_others():
-    n = 40
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_search_many__ranks_loose_rows_beside_the_shortlist(metric):
+    n, stages = 40, [(50, 20), (128, 6)]
     corpus = made_corpus(13, n, (0, 31, 128), 31)
-    loose = dataclasses.replace(corpus, loose=ints(*range(30, n)))
-    seen = dataclasses.replace(loose, codes=corpus.codes[:30])  # rows 0 to 29
     queries = drawn(14, 5, 128)
-    for metric in ("cosine", "ip"):
-        rows, _, trace = seen.search(
-            queries, no_links(30), [(50, 20), (128, 6)], 6, metric=metric
-        )
-        for i, query in enumerate(queries):
-            stages = [(50, 20), (128, 6)]
-            best, _ = naive.cascade(corpus.values, query, range(n), stages, metric)
-            assert rows[i].tolist() == best
-        assert trace[1, f.ROWS_IN] == 5 * n
+    # Rows 0 to 29 have nodes; the others are loose.
+    seen = dataclasses.replace(
+        corpus, codes=corpus.codes[:30], loose=ints(*range(30, n))
+    )
+    rows, _, trace = seen.search(
+        queries, no_links(30), stages, 6, metric=metric, shortlist=30
+    )
+    for i, query in enumerate(queries):
+        best, _ = naive.cascade(corpus.values, query, range(n), stages, metric)
+        assert rows[i].tolist() == best
+    assert trace[:, f.ROWS_IN].tolist() == [5 * 30, 5 * n, 5 * 20]
+    assert trace[:, f.ROWS_KEPT].tolist() == [5 * 30, 5 * 20, 5 * 6]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])

@@ -27,7 +27,7 @@ from funnel.store.commit import DATA, fresh_name
 from funnel.store.ids import Ids
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import write_matrix
-from funnel.vectors import to_float32
+from funnel.vectors import to_float32, unit
 from funnel.version import __version__
 
 __all__ = ["Options", "build_index"]
@@ -65,7 +65,7 @@ def build_index(
         id_kind = ingest.write_ids(ids)
         with progress.step("projection", 1) as advance:
             projection = choose_projection(
-                ingest.sample.rows(),
+                ingest.sample.rows,
                 options.projection,
                 options.graph_dim,
                 options.code_dim,
@@ -90,7 +90,7 @@ def _likely_projection(batch: Batch, options: Options) -> str:
     rows = to_float32(batch.vectors[::step])
     rows = rows[np.isfinite(rows).all(axis=1)]
     widths = options.graph_dim, options.code_dim
-    return choose_projection(rows, "auto", *widths, options.seed).kind
+    return choose_projection(unit(rows), "auto", *widths, options.seed).kind
 
 
 def _manifest(

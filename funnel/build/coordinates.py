@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.build.options import Options
+from funnel.build.sample import Reservoir
 from funnel.kernels.funnel import LOOSE
-from funnel.kernels.rows import prefix_norms, squared_norms
+from funnel.kernels.rows import prefix_norms
 from funnel.kernels.types import TINY, Floats
-from funnel.projection import Projection, unit
+from funnel.projection import Projection
+from funnel.vectors import row_norms, unit
 
 CHUNK_BYTES = 32 << 20
 CODE_QUANTILE = 0.9999  # larger coordinates are clipped: a finer step for the rest
@@ -85,18 +87,13 @@ class Coordinates:
         held, full = row_norms(self.project(raw, width)), row_norms(raw)
         return ((held < LOOSE * full) & (full >= TINY))[:, 0]
 
-    def code_unit(self, sample: Floats) -> float:
+    def code_unit(self, sample: Reservoir) -> float:
         """Return the coordinate that a code of 1 stands for."""
-        short = np.abs(self.of(sample, self.projection.code_dim))
+        short = np.abs(unit(self.project(sample.rows, self.projection.code_dim)))
+        if self.options.metric == "ip":
+            short *= sample.norms
         top = float(np.quantile(short, CODE_QUANTILE)) or float(short.max()) or 1.0
         return top / 127
-
-
-def row_norms(rows: Floats) -> Floats:
-    """Return the (n, 1) norms of rows, summed in float64."""
-    squares = np.empty(len(rows))
-    squared_norms(np.ascontiguousarray(rows), squares)
-    return np.sqrt(squares).astype(np.float32)[:, None]
 
 
 def norm_columns(options: Options, projection: Projection) -> tuple[int, ...]:

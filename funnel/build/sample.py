@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.types import Floats
+from funnel.kernels.types import Floats, Rows
+from funnel.vectors import row_norms, unit
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20
 
 
 class Reservoir:
-    """A uniform sample of a stream of rows.
+    """A uniform sample of a stream of rows, scaled to unit norm, and their norms.
 
     References
     ----------
@@ -19,22 +20,31 @@ class Reservoir:
     """
 
     def __init__(self, full_dim: int, seed: int) -> None:
-        self.limit = max(64, min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * full_dim)))
-        self._sample = np.empty((self.limit, full_dim), np.float32)
+        self._limit = max(64, min(SAMPLE_ROWS, SAMPLE_BYTES // (4 * full_dim)))
+        self._rows = np.empty((self._limit, full_dim), np.float32)
+        self._norms = np.empty((self._limit, 1), np.float32)
         self._seen, self._rng = 0, np.random.default_rng(seed)
 
     def offer(self, rows: Floats) -> None:
         """Let each row replace a sampled one with the probability that is its due."""
-        room = max(0, self.limit - self._seen)
-        first = rows[:room]
-        self._sample[self._seen : self._seen + len(first)] = first
+        room = max(0, self._limit - self._seen)
+        self._put(np.arange(self._seen, self._seen + len(rows[:room])), rows[:room])
         late = rows[room:]
         places = self._seen + room + np.arange(len(late))
         drawn = self._rng.integers(0, places + 1)
-        chosen = np.flatnonzero(drawn < self.limit)
-        self._sample[drawn[chosen]] = late[chosen]
+        chosen = np.flatnonzero(drawn < self._limit)
+        self._put(drawn[chosen], late[chosen])
         self._seen += len(rows)
 
+    def _put(self, places: Rows, rows: Floats) -> None:
+        self._rows[places], self._norms[places] = unit(rows), row_norms(rows)
+
+    @property
     def rows(self) -> Floats:
         """Return the sample, (s, full_dim)."""
-        return self._sample[: self._seen]
+        return self._rows[: self._seen]
+
+    @property
+    def norms(self) -> Floats:
+        """Return the norms the sampled rows had, (s, 1)."""
+        return self._norms[: self._seen]

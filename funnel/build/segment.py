@@ -79,7 +79,7 @@ class SegmentBuilder:
         code_dim = self._projection.code_dim
         norms = MatrixWriter(at.path("norms"), "norm", columns, "float32")
         codes = MatrixWriter(at.path("codes"), "code", code_width(code_dim), "int8")
-        code_unit = c.code_unit(at.sample.rows())
+        code_unit = c.code_unit(at.sample)
         loose = np.zeros(len(owners), np.bool_)
         with self._progress.step("coding", at.rows) as advance:
             for start, stop in c.chunks(at.rows):
