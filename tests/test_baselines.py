@@ -24,6 +24,7 @@ N, FULL_DIM, QUERIES = 2500, 192, 32
 COUNTERS = ("rows_in", "rows_kept", "dims_read", "bytes_read")
 INDEXES = {
     "prefix": {"projection": "prefix", "graph_dim": 64, "code_dim": 96},
+    "prefix narrow": {"projection": "prefix", "graph_dim": 32, "code_dim": 32},
     "pca": {"projection": "pca", "graph_dim": 32, "code_dim": 64},
     "pca float16 ip": {"projection": "pca", "graph_dim": 32, "code_dim": 64,
                        "dtype": "float16", "metric": "ip"},

@@ -15,7 +15,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from funnel.graph.adjacency import MAX_ENTRIES, choose_entries, unreachable
+from funnel.graph.adjacency import (
+    MAX_ENTRIES,
+    choose_entries,
+    link_unreachable,
+    unreachable,
+)
 from funnel.graph.build import Links
 from funnel.kernels import funnel as f
 from funnel.kernels import query as q
@@ -23,7 +28,7 @@ from funnel.kernels import rerank as r
 from funnel.kernels import rows as w
 from funnel.kernels import scan as s
 from funnel.kernels import walk as g
-from funnel.kernels.jit import COMPILED, prefetch, ticks, widen
+from funnel.kernels.jit import COMPILED, FASTMATH, prefetch, ticks, widen
 
 DIMS = (1, 2, 7, 8, 31, 64, 97, 128)
 DTYPES = ("float32", "float16")
@@ -114,6 +119,16 @@ def test_half_to_float__equals_numpy():
         expected = bits.view(np.float16).astype(np.float64)
     found = np.array([naive.half_to_float(int(b)) for b in bits])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_fastmath__keeps_nan_and_infinity():
+    @numba.njit(fastmath=FASTMATH)
+    def judge(x):
+        return x != x, abs(x) <= np.float32(3.4028235e38)
+
+    assert judge(np.float32(np.nan)) == (True, False)
+    assert judge(np.float32(np.inf)) == (False, False)
+    assert judge(np.float32(-1)) == (False, True)
 
 
 def test_ticks__grow():
@@ -681,6 +696,35 @@ def test_unreachable__equals_a_breadth_first_search(seed, degree):
     entries = rng.choice(n, 3).astype(np.int32)  # one may come twice
     lost = unreachable(links, entries)
     assert set(lost.tolist()) == set(range(n)) - naive.reachable(links, entries)
+
+
+@laws
+@given(seeds, st.integers(2, 5))
+def test_link_unreachable__returns_exactly_what_is_still_lost(seed, degree):
+    n = size(80, 30)
+    links = drawn_links(seed, n, degree, connected=False)
+    before, entry = links.copy(), int(seed % n)
+    lost_before = set(range(n)) - naive.reachable(links, [entry])
+    lost = link_unreachable(links, entry)
+    assert set(lost.tolist()) == set(range(n)) - naive.reachable(links, [entry])
+    assert len(lost) <= len(lost_before)
+    assert links.min() >= -1
+    assert links.max() < n
+    ended = np.diff((links < 0).astype(int), axis=1)
+    assert (ended >= 0).all(), "a list goes on after its end"
+    if not lost_before:
+        np.testing.assert_array_equal(links, before)
+
+
+def test_link_unreachable__leaves_none_where_lists_have_room():
+    n = size(200, 40)
+    links = np.full((n, 4), -1, np.int32)
+    links[:, 0] = np.maximum(np.arange(n) - 1, 0)  # all lead down to 0, nothing up
+    assert len(naive.reachable(links, [0])) == 1
+    for _ in range(n):  # a chain is mended by a few links a time
+        if not len(link_unreachable(links, 0)):
+            break
+    assert naive.reachable(links, [0]) == set(range(n))
 
 
 @pytest.mark.parametrize("upper", [0, 20, 3000])
