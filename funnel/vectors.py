@@ -21,7 +21,7 @@ from funnel.errors import (
 )
 from funnel.kernels.query import layer_norm_rows
 from funnel.kernels.rows import squared_norms
-from funnel.kernels.types import TINY, Floats, Rows
+from funnel.kernels.types import HUGE, TINY, Floats, Rows
 
 TRANSFORMS = ("layer_norm",)
 METRICS = ("cosine", "ip")
@@ -160,12 +160,12 @@ def bad_rows(rows: Floats, *, zero_is_bad: bool) -> Rows:
     """Return the rows that hold NaN or infinity, or are zero where that is bad.
 
     A row's sum of squares in float64 is finite exactly where all its numbers are:
-    float32 squares cannot overflow float64. A norm that underflows float32 is zero:
-    no direction can be told from it.
+    float32 squares cannot overflow float64. A norm that overflows float32 is infinite;
+    one that underflows is zero: no direction can be told from it.
     """
     squares = np.empty(len(rows))
     squared_norms(rows, squares)
-    bad = ~np.isfinite(squares)
+    bad = ~(squares <= np.float64(HUGE) ** 2)
     if zero_is_bad:
         bad |= squares < np.float64(TINY) ** 2
     return np.flatnonzero(bad)
@@ -177,7 +177,7 @@ def raise_bad_rows(
     """Raise the error that fits the first of the `bad` rows, naming some of them."""
     row = rows[bad[0]]
     kind: type[InvalidArgumentError]
-    if np.isfinite(row).all():
+    if np.abs(row).max() < 1:
         kind, what = ZeroVectorError, "zero vectors have no direction under cosine"
     else:
         kind, what = NonFiniteError, f"NaN, infinity or too large for {dtype}"

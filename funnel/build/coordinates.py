@@ -90,9 +90,10 @@ class Coordinates:
     def code_unit(self, sample: Reservoir) -> float:
         """Return the coordinate that a code of 1 stands for."""
         short = np.abs(unit(self.project(sample.rows, self.projection.code_dim)))
-        if self.options.metric == "ip":
-            short *= sample.norms
-        top = float(np.quantile(short, CODE_QUANTILE)) or float(short.max()) or 1.0
+        quantile = CODE_QUANTILE
+        if self.options.metric == "ip":  # clipping would hit the rows that should win
+            short, quantile = short * sample.norms, 1.0
+        top = float(np.quantile(short, quantile)) or float(short.max()) or 1.0
         return top / 127
 
 

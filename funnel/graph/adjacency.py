@@ -93,11 +93,16 @@ def link_unreachable(neighbours: Int32s, entry: int) -> Int32s:
     for _ in range(ROUNDS):
         if not len(lost):
             break
+        before = neighbours.copy()
         linked = neighbours[neighbours >= 0]
         degrees = np.bincount(linked, minlength=len(neighbours))
         for node in lost.tolist():
             _link(neighbours, degrees, node)
-        lost = unreachable(neighbours, entries)
+        left = unreachable(neighbours, entries)
+        if len(left) >= len(lost):  # a link that was taken led to more than its end
+            neighbours[:] = before
+            break
+        lost = left
     return lost
 
 
@@ -109,11 +114,12 @@ def _link(neighbours: Int32s, degrees: npt.NDArray[np.int64], node: int) -> None
     for other in (*near.tolist(), *around.tolist()):
         links = neighbours[other]
         free = np.flatnonzero(links < 0)
+        spare = np.flatnonzero(degrees[links] > 1)
         if len(free):
             place = free[0]
-        elif degrees[links[-1]] > 1:
-            place = len(links) - 1
-            degrees[links[-1]] -= 1
+        elif len(spare):
+            place = spare[-1]
+            degrees[links[place]] -= 1
         else:
             continue
         links[place] = node

@@ -45,11 +45,19 @@ def cache_folder() -> Path:
     return (Path(given) if given else Path(home) / "funnel") / f"kernels-{key}"
 
 
+def _host_features() -> Any:
+    from llvmlite import binding
+
+    return binding.get_host_cpu_features()
+
+
 def _cpu_name() -> str:
     from llvmlite import binding
 
-    features = binding.get_host_cpu_features().flatten()
-    return f"{binding.get_host_cpu_name()} {features}"
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        features = _host_features().flatten()
+    return f"{numba.config.CPU_NAME or binding.get_host_cpu_name()} {features}"
 
 
 def _sources_stamp() -> str:
@@ -132,6 +140,31 @@ def compile_seconds(functions: list[Callable[..., Any]]) -> float:
     return total
 
 
+def _has_halves() -> bool:
+    """Return whether the CPU that is compiled for widens float16 itself."""
+    if platform.machine() not in ("x86_64", "AMD64", "i686"):
+        return True
+    if numba.config.CPU_FEATURES is not None:
+        return "+f16c" in numba.config.CPU_FEATURES
+    return bool(_host_features().get("f16c", False))
+
+
+HALVES = _has_halves()
+
+
+def _widened_by_bits(builder: Any, bits: Any) -> Any:
+    """Widen a float16 by moving its bits and scaling: for CPUs that cannot.
+
+    Exact for all finite numbers, subnormal ones included.
+    """
+    i32, f32 = ir.IntType(32), ir.FloatType()
+    wide = builder.zext(bits, i32)
+    magnitude = builder.shl(builder.and_(wide, i32(0x7FFF)), i32(13))
+    scaled = builder.fmul(builder.bitcast(magnitude, f32), f32(2.0**112))
+    sign = builder.shl(builder.and_(wide, i32(0x8000)), i32(16))
+    return builder.bitcast(builder.or_(builder.bitcast(scaled, i32), sign), f32)
+
+
 if COMPILED:
 
     @intrinsic
@@ -162,10 +195,12 @@ if COMPILED:
         """Return a stored number as float32; uint16 holds the bits of a float16."""
 
         def codegen(_context, builder, sig, args):  # type: ignore[no-untyped-def]
-            if sig.args[0] == types.uint16:
-                half = builder.bitcast(args[0], ir.HalfType())
-                return builder.fpext(half, ir.FloatType())
-            return args[0]
+            if sig.args[0] != types.uint16:
+                return args[0]
+            if not HALVES:
+                return _widened_by_bits(builder, args[0])
+            half = builder.bitcast(args[0], ir.HalfType())
+            return builder.fpext(half, ir.FloatType())
 
         return types.float32(value), codegen
 

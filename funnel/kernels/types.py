@@ -13,3 +13,4 @@ Rows = npt.NDArray[np.int64]
 
 # A norm below this is zero: its inverse would overflow.
 TINY = np.finfo(np.float32).tiny
+HUGE = np.finfo(np.float32).max
