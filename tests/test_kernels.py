@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from funnel.graph.adjacency import (
-    MAX_ENTRIES,
+    ENTRY_BYTES,
     choose_entries,
     link_unreachable,
     unreachable,
@@ -733,8 +733,11 @@ def test_choose_entries__are_a_few_distinct_nodes(upper):
     levels = np.zeros(n, np.int32)
     levels[np.random.default_rng(0).choice(n, upper, replace=False)] = 1
     levels[levels.argmax()] = 4 if upper else 0
-    entries = choose_entries(Links(np.empty((n, 0), np.int32), levels))
-    assert 0 < len(entries) <= MAX_ENTRIES
+    links = Links(np.empty((n, 0), np.int32), levels)
+    for code_bytes in (64, 256, ENTRY_BYTES, 2 * ENTRY_BYTES):
+        few = choose_entries(links, code_bytes)
+        assert 0 < len(few) <= max(1, ENTRY_BYTES // code_bytes)
+    entries = choose_entries(links, 64)
     assert len(set(entries.tolist())) == len(entries)
     assert entries.dtype == np.int32
     assert entries.min() >= 0

@@ -12,24 +12,31 @@ from funnel.graph.build import Links
 from funnel.kernels.jit import kernel
 from funnel.kernels.types import Array
 
-MAX_ENTRIES = 1024
+ENTRY_BYTES = 64 << 10  # of codes that every walk scans for its start
 ROUNDS = 8  # a node linked from another lost one is reached with it
 Int32s = npt.NDArray[np.int32]
 
 
-def choose_entries(links: Links) -> Int32s:
+def choose_entries(links: Links, code_bytes: int) -> Int32s:
     """Return the nodes where a walk may start: the lowest upper level that is small.
 
-    A scan of their codes, some 3 µs for 1,000, replaces HNSW's descent: in tight
-    clusters a descent from one entry point ends in the wrong one.
+    A scan of their codes, some 3 µs for 1,000 of 64 bytes, replaces HNSW's descent: in
+    tight clusters a descent from one entry point ends in the wrong one.
+
+    Parameters
+    ----------
+    links : Links
+    code_bytes : int
+        Bytes of a code.
     """
+    limit = max(1, ENTRY_BYTES // code_bytes)
     highest = int(links.levels.max())
     for level in range(1, highest + 1):
         nodes = np.flatnonzero(links.levels >= level)
-        if len(nodes) <= MAX_ENTRIES:
+        if len(nodes) <= limit:
             return nodes.astype(np.int32)
-    step = max(1, len(links.levels) // MAX_ENTRIES)
-    return np.arange(0, len(links.levels), step, dtype=np.int32)[:MAX_ENTRIES]
+    step = max(1, len(links.levels) // limit)
+    return np.arange(0, len(links.levels), step, dtype=np.int32)[:limit]
 
 
 @kernel
