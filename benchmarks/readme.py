@@ -18,7 +18,10 @@ from benchmarks.tables import number, share, size
 ROOT = Path(__file__).parent.parent
 BEGIN = "<!-- results: made by `python -m benchmarks.readme` -->\n"
 END = "<!-- end of results -->"
-FIGURES = ("time_ndcg.png", "time_knn_recall.png")
+FIGURES = {
+    "time_ndcg.png": "query time against ndcg@10",
+    "time_knn_recall.png": "query time against knn_recall@10",
+}
 SHOWN = (
     "exact",
     "rerank",
@@ -70,13 +73,12 @@ def section(folder: Path, results: dict[str, Any]) -> str:
     name = data if isinstance(data, str) else data["name"]
     lines = [f"**{name}**", "", HEADER, *(row(point) for point in chosen), ""]
     lines += sentences(results)
-    for figure in FIGURES:
+    for figure, told in FIGURES.items():
         if (folder / figure).exists():
             kept = ROOT / "docs" / "figures" / f"{folder.name}-{figure}"
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / figure, kept)
-            alt = figure.removesuffix(".png").replace("_", " against ")
-            lines += ["", f"![{name}: {alt}]({kept.relative_to(ROOT)})"]
+            lines += ["", f"![{name}: {told}]({kept.relative_to(ROOT)})"]
     return "\n".join(lines) + "\n\n"
 
 
