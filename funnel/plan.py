@@ -42,7 +42,8 @@ def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:
     The walk's own order cuts the shortlist to what held 99 % of the top 10 on the
     build's sample, and half as much again; more for a longer shortlist. A stage must
     not rank worse than the order it receives: a longer own prefix comes in between only
-    where it was measured to need fewer rows. The last stage is the full width.
+    where it was measured to need so much fewer rows that it spares a third of them. The
+    last stage is the full width.
     """
     full_dim, share = manifest.full_dim, k / 10
 
@@ -53,7 +54,7 @@ def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:
     stages = [Stage(manifest.code_dim, keep(manifest.code_rows), space="codes")]
     for dim, needed in sorted((int(d), n) for d, n in manifest.stage_rows.items()):
         rows = max(2 * k, int(MARGIN * needed * share), shortlist // 8)
-        if needed < manifest.code_rows and rows < stages[-1].keep:
+        if needed < manifest.code_rows and 3 * rows <= 2 * stages[-1].keep:
             stages.append(Stage(dim, rows))
     return Cascade([*stages, Stage(full_dim, min(k, stages[-1].keep))])
 
