@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from funnel.adapt import MatryoshkaAdapter
-from funnel.adapt.adapter import matryoshka_gradient, matryoshka_loss
+from funnel.adapt.loss import matryoshka_gradient, matryoshka_loss
 from funnel.errors import (
     DimensionError,
     FunnelError,

@@ -44,7 +44,7 @@ DOORS = {
     "llvmlite": ("kernels/jit.py",),
     "pyarrow": ("store/", "sources.py", "options.py", "index.py", "build/"),
     "xxhash": ("store/", "build/"),
-    "tqdm": ("progress.py", "adapt/adapter.py"),
+    "tqdm": ("progress.py",),
 }
 ANYWHERE = {"numpy"} | (sys.stdlib_module_names - {"pickle", "shelve", "marshal"})
 NETWORK = {

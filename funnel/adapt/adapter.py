@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from funnel.adapt.loss import Float32s, Floats, matryoshka_gradient, unit
 from funnel.errors import (
     DimensionError,
     IndexNotFoundError,
@@ -29,9 +30,7 @@ from funnel.errors import (
     NotAnIndexError,
     StorageError,
 )
-
-Floats = NDArray[np.floating[Any]]
-Float32s = NDArray[np.float32]
+from funnel.progress import Progress
 
 WARM_UP_STEPS = 30
 UNREADABLE = (OSError, ValueError, TypeError, LookupError, EOFError, BadZipFile)
@@ -138,7 +137,7 @@ class MatryoshkaAdapter:
             )
         if len(q) < 2:
             raise DimensionError(f"training needs at least 2 pairs, got {len(q)}")
-        self.matrix = self._train(_unit(q), _unit(d))
+        self.matrix = self._train(unit(q), unit(d))
         return self
 
     def _train(self, queries: Float32s, documents: Float32s) -> Float32s:
@@ -148,12 +147,14 @@ class MatryoshkaAdapter:
         steps = self.epochs * (len(queries) // batch)
         adam = _Adam(matrix, self.learning_rate, steps)
         batches = _batches(rng, len(queries), batch, steps)
-        for rows in _tracked(batches, steps, self.progress):
-            q, d = queries[rows], documents[rows]
-            by_q, by_d = matryoshka_gradient(
-                q @ matrix, d @ matrix, self.dims, self.temperature
-            )
-            adam.step(q.T @ by_q + d.T @ by_d)
+        with Progress(self.progress).step("train the adapter", steps) as advance:
+            for rows in batches:
+                q, d = queries[rows], documents[rows]
+                by_q, by_d = matryoshka_gradient(
+                    q @ matrix, d @ matrix, self.dims, self.temperature
+                )
+                adam.step(q.T @ by_q + d.T @ by_d)
+                advance(1)
         return matrix
 
     def transform(self, x: ArrayLike) -> Float32s:
@@ -261,65 +262,6 @@ class MatryoshkaAdapter:
         return self.matrix
 
 
-def matryoshka_loss(
-    queries: Floats, documents: Floats, dims: Sequence[int], temperature: float
-) -> float:
-    """Return the Matryoshka loss of paired rows: InfoNCE at every prefix, summed.
-
-    At each of `dims` both sides are truncated and normalised; a row's partner must
-    score higher than every other row of the batch, asked from both sides. All prefixes
-    weigh the same, as in Kusupati et al. 2022 (arXiv 2205.13147), section 3.
-
-    Parameters
-    ----------
-    queries, documents
-        Row i of both sides belongs together, shape (b, dims[-1]).
-    dims
-        The nested widths.
-    temperature
-        What cosines are divided by.
-
-    Returns
-    -------
-    float
-        In nats, 0 at best.
-    """
-    total = 0.0
-    for dim in dims:
-        scores = _unit(queries[:, :dim]) @ _unit(documents[:, :dim]).T / temperature
-        for one_way in (scores, scores.T):
-            missed = np.logaddexp.reduce(one_way, axis=1) - one_way.diagonal()
-            total += 0.5 * float(missed.mean())
-    return total
-
-
-def matryoshka_gradient(
-    queries: Floats, documents: Floats, dims: Sequence[int], temperature: float
-) -> tuple[Floats, Floats]:
-    """Return the gradient of `matryoshka_loss` by each of its sides.
-
-    Parameters
-    ----------
-    queries, documents, dims, temperature
-        As for the loss.
-
-    Returns
-    -------
-    tuple of ndarray
-        By the queries and by the documents, each (b, dims[-1]).
-    """
-    by_queries, by_documents = np.zeros_like(queries), np.zeros_like(documents)
-    for dim in dims:
-        q, d = _unit(queries[:, :dim]), _unit(documents[:, :dim])
-        scores = q @ d.T / temperature
-        by_scores = _softmax(scores) + _softmax(scores.T).T
-        by_scores[np.diag_indices_from(by_scores)] -= 2
-        by_scores /= 2 * temperature * len(scores)
-        by_queries[:, :dim] += _through_unit(by_scores @ d, queries[:, :dim])
-        by_documents[:, :dim] += _through_unit(by_scores.T @ q, documents[:, :dim])
-    return by_queries, by_documents
-
-
 class _Adam:
     """Adam on one array, in place; warm-up, then a cosine down to zero."""
 
@@ -339,31 +281,6 @@ class _Adam:
         self.array -= rate / (1 - 0.9**self.taken) * self.mean / size
 
 
-def _lengths(x: Floats) -> Floats:
-    """Return the length of each row, (b, 1), kept off zero."""
-    lengths: Floats = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
-    return lengths
-
-
-def _unit(x: Floats) -> Any:
-    """Return the rows at length one; zero rows stay zero."""
-    return x / _lengths(x)
-
-
-def _through_unit(by_unit: Floats, x: Floats) -> Floats:
-    """Turn a gradient by the normalised rows into one by the rows `x`."""
-    lengths = _lengths(x)
-    direction = x / lengths
-    radial: Floats = np.einsum("ij,ij->i", by_unit, direction)[:, None]
-    return (by_unit - radial * direction) / lengths
-
-
-def _softmax(scores: Floats) -> Floats:
-    grown: Floats = np.exp(scores - scores.max(axis=1, keepdims=True))
-    grown /= grown.sum(axis=1, keepdims=True)
-    return grown
-
-
 def _orthonormal(rng: np.random.Generator, inputs: int, outputs: int) -> Float32s:
     """Draw a map with orthonormal rows or columns, shape (inputs, outputs)."""
     tall = rng.normal(size=(max(inputs, outputs), min(inputs, outputs)))
@@ -380,19 +297,6 @@ def _batches(
         order = rng.permutation(n)
         for start in range(0, per_pass * batch, batch):
             yield order[start : start + batch]
-
-
-def _tracked(
-    batches: Iterator[NDArray[np.int64]], steps: int, progress: bool
-) -> Iterator[NDArray[np.int64]]:
-    """Return the batches, with a bar where it is wanted and tqdm installed."""
-    if progress:
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            return batches
-        return iter(tqdm(batches, total=steps, desc="train the adapter", unit="step"))
-    return batches
 
 
 def _rows(name: str, x: ArrayLike, axes: tuple[int, ...]) -> Float32s:
