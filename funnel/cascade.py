@@ -7,32 +7,17 @@ run anything, or choose a plan from data. `FunnelIndex.search` takes it.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, overload
 
-from funnel.errors import CascadeError, InvalidTypeError
+from funnel.errors import CascadeError, InvalidTypeError, check_whole
 
 Space = Literal["prefix", "codes"]
 
 
-def whole(name: str, value: object) -> int:
-    """Return `value` as an int if it is a whole number of at least 1.
-
-    Booleans and floats are refused: `True` and `64.0` are nearly always mistakes.
-    """
-    if isinstance(value, bool):
-        raise InvalidTypeError(f"{name} must be an int, not bool {value!r}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidTypeError(
-            f"{name} must be an int, not {type(value).__name__} {value!r}"
-        ) from None
-    if number < 1:
-        raise CascadeError(f"{name} must be at least 1, not {number}")
-    return number
+def _count(name: str, value: object) -> int:
+    return check_whole(name, value, error=CascadeError)
 
 
 @dataclass(frozen=True)
@@ -55,8 +40,8 @@ class Stage:
     space: Space = "prefix"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dim", whole("Stage.dim", self.dim))
-        object.__setattr__(self, "keep", whole("Stage.keep", self.keep))
+        object.__setattr__(self, "dim", _count("Stage.dim", self.dim))
+        object.__setattr__(self, "keep", _count("Stage.keep", self.keep))
         if self.space not in ("prefix", "codes"):
             raise CascadeError(
                 f"Stage.space must be 'prefix' or 'codes', not {self.space!r}"
@@ -142,7 +127,7 @@ class Cascade:
         Kusupati et al. 2022, *Matryoshka Representation Learning*, arXiv:2205.13147,
         section 4.3.1 ("funnel retrieval").
         """
-        return cls._shrinking(whole("shortlist", shortlist), dims, 0.5, k, reordered=2)
+        return cls._shrinking(_count("shortlist", shortlist), dims, 0.5, k, reordered=2)
 
     @classmethod
     def pruning(
@@ -170,7 +155,7 @@ class Cascade:
             raise InvalidTypeError(f"ratio must be a number, not {ratio!r}")
         if not 0 < ratio <= 1:
             raise CascadeError(f"ratio must be in (0, 1], not {ratio}")
-        shortlist = whole("shortlist", shortlist)
+        shortlist = _count("shortlist", shortlist)
         return cls._shrinking(shortlist, dims, ratio, k, reordered=1)
 
     @classmethod
@@ -184,7 +169,7 @@ class Cascade:
         reordered: int,
     ) -> Cascade:
         """Multiply by `ratio` at every stage; the last `reordered` stages keep `k`."""
-        k, widths = whole("k", k), tuple(dims)
+        k, widths = _count("k", k), tuple(dims)
         if shortlist < k:
             raise CascadeError(f"a shortlist of {shortlist} cannot hold k = {k} rows")
         keeps = [max(k, int(shortlist * ratio**i)) for i in range(len(widths))]

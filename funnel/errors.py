@@ -24,6 +24,7 @@ Each has two parents, so that callers may catch ours or Python's own::
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -110,3 +111,27 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     raise InvalidArgumentError(
         f"unknown {name} {value!r}: choose one of {listed}{hint}"
     )
+
+
+def check_whole(
+    name: str,
+    value: object,
+    low: int = 1,
+    high: int = 2**31 - 1,
+    error: type[InvalidArgumentError] = InvalidArgumentError,
+) -> int:
+    """Return `value` as an int in [low, high], else raise `error`.
+
+    Booleans and floats are refused: `True` and `64.0` are nearly always mistakes.
+    """
+    if isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be an int, not bool {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidTypeError(
+            f"{name} must be an int, not {type(value).__name__} {value!r}"
+        ) from None
+    if not low <= number <= high:
+        raise error(f"{name} must be in {low} … {high:,}, not {number}")
+    return number

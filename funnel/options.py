@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +20,7 @@ from funnel.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     check_choice,
+    check_whole,
 )
 from funnel.graph.build import choose_builder
 from funnel.plan import MODES, Plan, check_cascade, default_cascade
@@ -71,21 +71,6 @@ def check_habits(given: dict[str, Any], method: str) -> None:
         raise InvalidTypeError(f"{method}() has no argument {name!r}{hint}")
 
 
-def whole(name: str, value: object, low: int, high: int) -> int:
-    """Return `value` as an int in [low, high]; booleans and floats are refused."""
-    if isinstance(value, bool):
-        raise InvalidTypeError(f"{name} must be an int, not bool {value!r}")
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidTypeError(
-            f"{name} must be an int, not {type(value).__name__} {value!r}"
-        ) from None
-    if not low <= number <= high:
-        raise InvalidArgumentError(f"{name} must be in {low} … {high:,}, not {number}")
-    return number
-
-
 def default_dims(full_dim: int) -> tuple[int, ...]:
     """Return 16, 32, … below full_dim, and full_dim."""
     doubled = itertools.takewhile(
@@ -102,7 +87,7 @@ def check_dims(dims: Iterable[int] | None, full_dim: int) -> tuple[int, ...]:
         raise InvalidTypeError(
             f"dims must be a sequence of ints, not {type(dims).__name__} {dims!r}"
         )
-    widths = [whole("dims", d, 1, 2**31 - 1) for d in dims]
+    widths = [check_whole("dims", d, 1, 2**31 - 1) for d in dims]
     if not widths:
         raise InvalidArgumentError("dims is empty: leave it out for the default")
     if widths[-1] > full_dim:
@@ -118,7 +103,7 @@ def check_threads(threads: int | None) -> int:
     """Return the number of threads; None and −1 mean all CPUs."""
     if threads is None or (threads == -1 and not isinstance(threads, bool)):
         return cpu_count()
-    return whole("threads", threads, 1, MAX_THREADS)
+    return check_whole("threads", threads, 1, MAX_THREADS)
 
 
 def prepare_build(
@@ -167,7 +152,7 @@ def check_options(full_dim: int, **named: Any) -> Options:
     widths = {}
     for name in ("graph_dim", "code_dim"):
         given = named[name]
-        if given is not None and whole(name, given, 1, 2**31 - 1) > full_dim:
+        if given is not None and check_whole(name, given, 1, 2**31 - 1) > full_dim:
             raise DimensionError(
                 f"{name} is {given}; the embeddings have {full_dim} dims"
             )
@@ -179,12 +164,12 @@ def check_options(full_dim: int, **named: Any) -> Options:
         metric=check_choice("metric", named["metric"], METRICS),
         dtype=check_choice("dtype", named["dtype"], DTYPES),
         transform=transform,
-        M=whole("M", named["M"], 2, MAX_M),
-        ef_construction=whole(
+        M=check_whole("M", named["M"], 2, MAX_M),
+        ef_construction=check_whole(
             "ef_construction", named["ef_construction"], 1, MAX_EF_CONSTRUCTION
         ),
         builder=choose_builder(named["builder"]),
-        seed=whole("seed", named["seed"], 0, MAX_SEED),
+        seed=check_whole("seed", named["seed"], 0, MAX_SEED),
         threads=check_threads(named["threads"]),
         drop_bad=drop == "drop",
         **widths,
@@ -253,10 +238,10 @@ def check_search(
     """Return the plan of a search, defaults filled in and everything at most n."""
     check_choice("mode", mode, MODES)
     n = manifest.rows
-    asked = whole("k", k, 1, 2**31 - 1)
+    asked = check_whole("k", k, 1, 2**31 - 1)
     k = min(asked, n)
     if shortlist is not None:
-        shortlist = whole("shortlist", shortlist, 1, 2**31 - 1)
+        shortlist = check_whole("shortlist", shortlist, 1, 2**31 - 1)
         if shortlist < k:
             raise InvalidArgumentError(f"shortlist is {shortlist}; k = {k} needs more")
     elif cascade is not None and isinstance(cascade, Cascade):
@@ -264,7 +249,7 @@ def check_search(
     shortlist = min(n, shortlist or max(200, 2 * k))
     ef = shortlist
     if ef_search is not None:
-        ef = min(n, max(shortlist, whole("ef_search", ef_search, 1, 2**31 - 1)))
+        ef = min(n, max(shortlist, check_whole("ef_search", ef_search, 1, 2**31 - 1)))
     if cascade is not None:
         if mode != "funnel":
             raise CascadeError(f"mode {mode!r} takes no cascade: leave one of them out")
