@@ -1,6 +1,6 @@
 """`FunnelIndex`: build, open, search. A façade: checks input, calls one thing, returns.
 
-The work is in `build.py`, `store/` and `search.py`.
+The work is in `build/`, `search.py`, `reading.py` and `store/`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,20 +18,10 @@ import pyarrow as pa
 
 from funnel.build import build_index
 from funnel.cascade import Cascade
-from funnel.errors import (
-    ClosedError,
-    DimensionError,
-    InvalidTypeError,
-    UnknownIdError,
-    check_choice,
-)
-from funnel.kernels.types import Rows
-from funnel.options import (
-    check_habits,
-    check_search,
-    prepare_build,
-)
+from funnel.errors import ClosedError, InvalidTypeError, check_choice
+from funnel.options import check_habits, check_search, prepare_build
 from funnel.progress import Progress
+from funnel.reading import find_rows, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
 from funnel.snapshot import Snapshot
@@ -47,8 +37,6 @@ from funnel.store.commit import (
 from funnel.store.manifest import Manifest
 from funnel.store.verify import check_hashes
 from funnel.vectors import check_queries
-
-READ_ROWS = 16_384  # of a batch that is handed to Arrow
 
 
 class FunnelIndex:
@@ -168,25 +156,13 @@ class FunnelIndex:
             check_free(target, overwrite=overwrite)
         reporter = Progress(progress)
         source, checked, options = prepare_build(
-            data,
-            ids=ids,
-            metadata=metadata,
-            dims=dims,
-            graph_dim=graph_dim,
-            code_dim=code_dim,
-            projection=projection,
-            metric=metric,
-            dtype=dtype,
-            transform=transform,
-            M=M,
-            ef_construction=ef_construction,
-            builder=builder,
-            seed=seed,
-            threads=threads,
-            on_bad_vectors=on_bad_vectors,
-            vector_column=vector_column,
+            data, ids=ids, metadata=metadata, dims=dims, graph_dim=graph_dim,
+            code_dim=code_dim, projection=projection, metric=metric, dtype=dtype,
+            transform=transform, M=M, ef_construction=ef_construction,
+            builder=builder, seed=seed, threads=threads,
+            on_bad_vectors=on_bad_vectors, vector_column=vector_column,
             id_column=id_column,
-        )
+        )  # fmt: skip
         with new_index(target, overwrite=overwrite) as folder:
             manifest = build_index(
                 folder, source.batches, source.rows, checked, options, reporter
@@ -337,48 +313,17 @@ class FunnelIndex:
         UnknownIdError
             Naming the first id that the index does not hold.
         """
-        if isinstance(ids, str | bytes) or not isinstance(ids, Sequence | np.ndarray):
-            raise InvalidTypeError(
-                f"ids must be a sequence of ids, not {type(ids).__name__} {ids!r}"
-            )
-        segment = self._snapshot().segment
-        if isinstance(ids, np.ndarray) and ids.ndim != 1:
-            raise DimensionError(f"ids must have 1 axis, not {ids.ndim}")
-        listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        rows = np.array([segment.row_of(i) for i in listed], np.int64)
-        for identifier, row in zip(listed, rows.tolist(), strict=True):
-            if row < 0:
-                raise UnknownIdError(f"no id {identifier!r} in {self.path}")
-        return self._table(rows, vectors)
+        snapshot = self._snapshot()
+        return table_of(snapshot, find_rows(snapshot, ids, self.path), vectors)
 
     def to_arrow(self, vectors: bool = False) -> pa.Table:
         """Return all rows: ``id``, the metadata, and, if asked, ``vector``."""
-        return self._reader(vectors).read_all()
+        return stream_rows(self._snapshot, vectors).read_all()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """Stream all rows to Arrow-speaking libraries, vectors included."""
-        return self._reader(vectors=True).__arrow_c_stream__(requested_schema)
-
-    def _reader(self, vectors: bool) -> pa.RecordBatchReader:
-        starts = range(0, len(self), READ_ROWS)
-        tables = (
-            self._table(np.arange(s, min(s + READ_ROWS, len(self))), vectors)
-            for s in starts
-        )
-        schema = self._table(np.arange(0), vectors).schema
-        batches = (batch for table in tables for batch in table.to_batches())
-        return pa.RecordBatchReader.from_batches(schema, batches)
-
-    def _table(self, rows: Rows, vectors: bool) -> pa.Table:
-        segment = self._snapshot().segment
-        columns = {"id": segment.id_column(rows)}
-        metadata = segment.metadata(rows)
-        if metadata is not None:
-            columns.update(zip(metadata.column_names, metadata.columns, strict=True))
-        if vectors:
-            stored = pa.array(segment.vectors(rows).reshape(-1))
-            columns["vector"] = pa.FixedSizeListArray.from_arrays(stored, self.full_dim)
-        return pa.table(columns).combine_chunks()
+        stream = stream_rows(self._snapshot, vectors=True)
+        return stream.__arrow_c_stream__(requested_schema)
 
     def verify(self, level: str = "full") -> None:
         """Check the files against the manifest.

@@ -541,24 +541,30 @@ def run_walk(query, codes, links, entries, ef):
     n = len(codes)
     visited = np.full(n + 64, CANARY, np.uint8)
     visited[32 : 32 + n] = 0
-    best = np.full(ef + 8, CANARY, np.int64)
+    pool = np.full(ef + g.ROOM + 8, CANARY, np.int64)
     near = np.full(links.shape[1] + 8, CANARY, np.int32)
-    place, score = g.best_entry(query, frozen(codes[entries]))
+    keys = np.full(links.shape[1] + 8, CANARY, np.int64)
+    offset = g.code_offset(query)
+    place, score = g.best_entry(query, offset, frozen(codes[entries]))
     count, scored = g.walk(
         query,
+        offset,
         frozen(codes),
         frozen(links),
         (entries[place], score),
         ef,
         visited[32 : 32 + n],
         np.uint8(1),
-        best,
+        pool,
         near,
+        keys,
     )
-    for array, start in ((visited, 32 + n), (best, ef), (near, links.shape[1])):
+    degree = links.shape[1]
+    ends = ((visited, 32 + n), (pool, ef + g.ROOM), (near, degree), (keys, degree))
+    for array, start in ends:
         assert (array[start:] == CANARY).all()
     assert (visited[:32] == CANARY).all()
-    return unpacked(best, count), scored
+    return unpacked(pool[1:], count), scored
 
 
 def assert_same_scores(found, expected, query, codes):
@@ -575,7 +581,7 @@ def test_score_code__equals_naive(dim):
     codes = drawn_codes(dim, 3, dim)
     codes[1], codes[2] = 127, -127
     for a, b in itertools.product(codes, codes):
-        assert g.score_code(a, frozen(b)) == naive.code_score(a, b)
+        assert g.score_code(a, frozen(b), g.code_offset(a)) == naive.code_score(a, b)
 
 
 @pytest.mark.parametrize("top", [1, 127])
@@ -583,18 +589,22 @@ def test_best_entry__is_the_first_of_the_best(top):
     codes = frozen(drawn_codes(0, 40, 8, top))
     for query in drawn_codes(1, 20, 8, top):
         scores = [naive.code_score(query, code) for code in codes]
-        assert g.best_entry(query, codes) == (naive.top(scores, 1)[0], max(scores))
+        found = g.best_entry(query, g.code_offset(query), codes)
+        assert found == (naive.top(scores, 1)[0], max(scores))
 
 
 @laws
 @given(st.lists(st.integers(-50, 50), max_size=60, unique=True), st.integers(1, 20))
 def test_insert__keeps_the_largest_sorted(values, limit):
-    best, count, seen = np.full(limit, CANARY, np.int64), 0, []
+    pool, seen = np.full(limit + g.ROOM + 4, CANARY, np.int64), []
+    g.clear(pool, limit)
     for value in values:
-        seen = sorted([*seen, value], reverse=True)[:limit]
-        place, count = g.insert(best, count, limit, np.int64(value))
-        assert best[:count].tolist() == seen
-        assert place == (seen.index(value) if value in seen else limit)
+        if value > pool[limit]:
+            place = g.insert(pool, len(seen), limit, np.int64(value))
+            seen = sorted([*seen, value], reverse=True)[:limit]
+            assert place == seen.index(value)
+        assert pool[1 : len(seen) + 1].tolist() == seen
+    assert (pool[limit + g.ROOM :] == CANARY).all()
 
 
 def test_unseen_links__ends_at_what_is_no_node():
@@ -619,11 +629,12 @@ def test_scan__equals_sorted_codes(dim, top):
     codes = drawn_codes(dim, size(200, 40), dim, top)
     query = drawn_codes(dim + 1, 1, dim)[0]
     for limit in (1, 7, len(codes), len(codes) + 9):
-        best = np.full(limit + 8, CANARY, np.int64)
-        count = g.scan(query, frozen(codes), limit, best)
-        found = unpacked(best, count)
+        pool = np.full(limit + g.ROOM + 8, CANARY, np.int64)
+        offset = g.code_offset(query)
+        count = g.scan(query, offset, frozen(codes), limit, pool)
+        found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
-        assert (best[limit:] == CANARY).all()
+        assert (pool[limit + g.ROOM :] == CANARY).all()
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
@@ -652,8 +663,9 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     links = drawn_links(seed, n, 5, connected=True)
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
-    best = np.empty(n, np.int64)
-    assert found == unpacked(best, g.scan(query, frozen(codes), n, best))
+    pool = np.empty(n + g.ROOM, np.int64)
+    count = g.scan(query, g.code_offset(query), frozen(codes), n, pool)
+    assert found == unpacked(pool[1:], count)
     assert scored == n - 1
 
 

@@ -30,6 +30,7 @@ LAYERS = (
     ("snapshot",),
     ("exact",),
     ("search",),
+    ("reading",),
     ("options",),
     ("adapt",),
     ("index",),
@@ -42,10 +43,12 @@ DOORS = {
     "faiss": ("graph/build.py",),
     "numba": ("kernels/jit.py",),
     "llvmlite": ("kernels/jit.py",),
-    "pyarrow": ("store/", "sources.py", "options.py", "index.py", "build/"),
+    "pyarrow": (
+        "store/", "sources.py", "options.py", "reading.py", "index.py", "build/",
+    ),
     "xxhash": ("store/", "build/"),
     "tqdm": ("progress.py",),
-}
+}  # fmt: skip
 ANYWHERE = {"numpy"} | (sys.stdlib_module_names - {"pickle", "shelve", "marshal"})
 NETWORK = {
     "aiohttp", "asyncio", "ftplib", "http", "httpx", "imaplib", "poplib", "requests",

@@ -23,6 +23,15 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from damage import (
+    answers_of,
+    cut,
+    overwritten,
+    ragged,
+    refused,
+    temporary,  # noqa: F401 every test uses it
+)
+from damage import build_small as build
 
 from funnel import FunnelError, FunnelIndex
 from funnel.errors import (
@@ -34,7 +43,7 @@ from funnel.errors import (
 )
 
 ROWS, DIM = 50, 12
-PARENTS = (ValueError, TypeError, OSError, LookupError)
+FLOATS = pa.list_(pa.float32())
 IDS = [f"doc {i}" for i in range(ROWS)]
 METADATA = {"year": list(range(1900, 1900 + ROWS)), "title": [f"t{i}" for i in IDS]}
 
@@ -44,11 +53,7 @@ def corpus() -> np.ndarray:
 
 
 X = corpus()
-
-
-def build(data: Any, **options: Any) -> FunnelIndex:
-    given = {"threads": 1, "projection": "prefix", "graph_dim": 8, "code_dim": 8}
-    return FunnelIndex.build(data, **{**given, **options})
+QUERIES = X[:5] + X[5:10]
 
 
 def table_of(vectors: Any, vector_name: str = "vector") -> pa.Table:
@@ -60,8 +65,12 @@ def fixed(kind: Any = None) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, DIM)
 
 
-def lists(kind: Any) -> pa.Array:
+def lists(kind: Any = FLOATS) -> pa.Array:
     return pa.array(X.tolist(), kind)
+
+
+def data_frame() -> pd.DataFrame:
+    return pd.DataFrame({"id": IDS, "vector": list(X), **METADATA})
 
 
 def batches(table: pa.Table, size: int = 7) -> list[pa.RecordBatch]:
@@ -133,7 +142,7 @@ class OneBatch:
 
 TABLES: dict[str, Callable[[Path], Any]] = {
     "Table of FixedSizeList": lambda _: table_of(fixed()),
-    "Table of List": lambda _: table_of(lists(pa.list_(pa.float32()))),
+    "Table of List": lambda _: table_of(lists()),
     "Table of LargeList of double": lambda _: table_of(
         lists(pa.large_list(pa.float64()))
     ),
@@ -144,9 +153,9 @@ TABLES: dict[str, Callable[[Path], Any]] = {
     "Table of sliced chunks": lambda _: pa.concat_tables(
         [pa.concat_tables([table_of(fixed())] * 2).slice(ROWS, ROWS)]
     ),
-    "Table of sliced lists": lambda _: pa.concat_tables(
-        [table_of(lists(pa.list_(pa.float32())))] * 2
-    ).slice(ROWS, ROWS),
+    "Table of sliced lists": lambda _: (
+        pa.concat_tables([table_of(lists())] * 2).slice(ROWS, ROWS)
+    ),
     "Table with another column first": lambda _: table_of(fixed()).select(
         ["id", "year", "title", "vector"]
     ),
@@ -167,7 +176,7 @@ TABLES: dict[str, Callable[[Path], Any]] = {
     "dictionary ids": lambda _: table_of(fixed()).set_column(
         0, "id", pa.array(IDS).dictionary_encode()
     ),
-    "pandas": lambda _: pd.DataFrame({"id": IDS, "vector": list(X), **METADATA}),
+    "pandas": lambda _: data_frame(),
     "pandas, filtered": lambda _: pd.DataFrame(
         {"id": IDS * 2, "vector": list(X) * 2, "year": METADATA["year"] * 2,
          "title": METADATA["title"] * 2}
@@ -183,13 +192,9 @@ TABLES: dict[str, Callable[[Path], Any]] = {
     "parquet as text": lambda f: str(
         write_parquet(f / "a.parquet", table_of(fixed()))
     ),
-    "parquet of lists": lambda f: write_parquet(
-        f / "a.parquet", table_of(lists(pa.list_(pa.float32())))
-    ),
+    "parquet of lists": lambda f: write_parquet(f / "a.parquet", table_of(lists())),
     "parquet by pandas": lambda f: (
-        pd.DataFrame({"id": IDS, "vector": list(X), **METADATA}).to_parquet(
-            f / "a.parquet", row_group_size=9
-        )
+        data_frame().to_parquet(f / "a.parquet", row_group_size=9)
         or f / "a.parquet"
     ),
     "parquet by polars": lambda f: (
@@ -212,8 +217,7 @@ TABLES: dict[str, Callable[[Path], Any]] = {
     ),
     "generator of record batches": lambda _: (b for b in batches(table_of(fixed()))),
     "generator of data frames": lambda _: (
-        pd.DataFrame({"id": IDS, "vector": list(X), **METADATA})[s : s + 9]
-        for s in range(0, ROWS, 9)
+        data_frame()[s : s + 9] for s in range(0, ROWS, 9)
     ),
 }  # fmt: skip
 
@@ -222,13 +226,11 @@ ARRAYS: dict[str, Callable[[Path], Any]] = {
     "ndarray": lambda _: X,
     "list": lambda _: X.tolist(),
     "FixedSizeListArray": lambda _: fixed(),
-    "ListArray": lambda _: lists(pa.list_(pa.float32())),
+    "ListArray": lambda _: lists(),
     "LargeListArray of double": lambda _: lists(pa.large_list(pa.float64())),
     "ChunkedArray": lambda _: pa.chunked_array([fixed()[:20], fixed()[20:]]),
     "sliced FixedSizeListArray": lambda _: pa.concat_arrays([fixed()] * 2)[ROWS:],
-    "sliced ListArray": lambda _: pa.concat_arrays(
-        [lists(pa.list_(pa.float32()))] * 2
-    )[ROWS:],
+    "sliced ListArray": lambda _: pa.concat_arrays([lists()] * 2)[ROWS:],
     "tensor extension": lambda _: pa.FixedShapeTensorArray.from_numpy_ndarray(X),
     "pandas Series of arrays": lambda _: pd.Series(list(X)),
     "polars Series of lists": lambda _: pl.Series("v", X.tolist()),
@@ -262,19 +264,6 @@ def content_of(index: FunnelIndex) -> dict[str, list[Any]]:
     return index.to_arrow(vectors=True).to_pydict()
 
 
-def answers_of(index: FunnelIndex) -> tuple[list[Any], list[Any]]:
-    hits = index.search(X[:5] + X[5:10], k=7, threads=1)
-    return hits.ids.tolist(), hits.scores.tolist()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep indexes that are built without a path where pytest tidies up."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def plain() -> Iterator[FunnelIndex]:
     with build(X, ids=IDS, metadata=METADATA) as index:
@@ -293,7 +282,7 @@ def test_tables__give_the_same_index(
 ) -> None:
     with build(TABLES[name](tmp_path)) as index:
         assert content_of(index) == content_of(plain)
-        assert answers_of(index) == answers_of(plain)
+        assert answers_of(index, QUERIES) == answers_of(plain, QUERIES)
         one = index.get(["doc 44"], vectors=True).to_pydict()
         assert one == plain.get(["doc 44"], vectors=True).to_pydict()
 
@@ -304,7 +293,7 @@ def test_arrays__give_the_same_index_with_ids_and_metadata_beside(
 ) -> None:
     with build(ARRAYS[name](tmp_path), ids=IDS, metadata=METADATA) as index:
         assert content_of(index) == content_of(plain)
-        assert answers_of(index) == answers_of(plain)
+        assert answers_of(index, QUERIES) == answers_of(plain, QUERIES)
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -313,7 +302,7 @@ def test_arrays__are_numbered_without_ids(
 ) -> None:
     with build(ARRAYS[name](tmp_path)) as index:
         assert index.to_arrow().column("id").to_pylist() == list(range(ROWS))
-        assert answers_of(index) == answers_of(numbered)
+        assert answers_of(index, QUERIES) == answers_of(numbered, QUERIES)
 
 
 METADATA_FORMS: dict[str, Callable[[], Any]] = {
@@ -420,20 +409,18 @@ def with_null(kind: str) -> pa.Table:
         rows[3] = None
     elif kind == "number":
         rows[3][2] = None
-    return table_of(pa.array(rows, pa.list_(pa.float32())))
+    return table_of(pa.array(rows, FLOATS))
 
 
-def one_short(kind: Any = None) -> pa.Table:
-    rows = X.tolist()
-    rows[3] = rows[3][:-1]
-    return table_of(pa.array(rows, kind or pa.list_(pa.float32())))
+def one_short() -> pa.Table:
+    return table_of(pa.array(ragged(X), FLOATS))
 
 
 def one_long_one_short() -> pa.Table:
     """Ragged, but with as many numbers as even rows would have."""
     rows = X.tolist()
     rows[4].append(rows[3].pop())
-    return table_of(pa.array(rows, pa.list_(pa.float32())))
+    return table_of(pa.array(rows, FLOATS))
 
 
 def pieces(*tables: pa.Table) -> Iterator[Any]:
@@ -632,25 +619,9 @@ def test_sources__that_do_not_fit_raise_and_leave_nothing(
     name: str, tmp_path: Path
 ) -> None:
     make, options, kinds, words = WRONG[name]
-    with pytest.raises(FunnelError) as caught:
+    with refused(kinds, *words):
         build(make(), path=tmp_path / "x", **options)
-    assert isinstance(caught.value, kinds), repr(caught.value)
-    missing = [word for word in words if word not in str(caught.value)]
-    assert not missing, f"{missing} not in: {caught.value}"
     assert not list(tmp_path.iterdir())
-
-
-def cut(path: Path, keep: float) -> Path:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * keep)])
-    return path
-
-
-def overwritten(path: Path, start: int, stop: int) -> Path:
-    data = bytearray(path.read_bytes())
-    data[start:stop] = b"\xff" * (stop - start)
-    path.write_bytes(data)
-    return path
 
 
 def zipped(path: Path) -> Path:
@@ -705,9 +676,8 @@ def test_files__that_are_damaged_raise_a_typed_error(name: str, tmp_path: Path) 
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     path = DAMAGED[name](tmp_path / "in")
-    with pytest.raises(FunnelError) as caught:
+    with refused(FunnelError):
         build(path, path=tmp_path / "out" / "x")
-    assert isinstance(caught.value, PARENTS), repr(caught.value)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -752,7 +722,7 @@ def test_drop__leaves_out_bad_rows_with_their_ids_and_metadata(
 
 
 def test_drop__leaves_out_a_tables_bad_rows() -> None:
-    table = table_of(pa.array(spoiled().tolist(), pa.list_(pa.float32())))
+    table = table_of(pa.array(spoiled().tolist(), FLOATS))
     with build(table, on_bad_vectors="drop") as index:
         kept = index.to_arrow().to_pydict()
     assert kept["id"] == [IDS[i] for i in GOOD_ROWS]

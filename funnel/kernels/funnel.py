@@ -24,7 +24,7 @@ from funnel.kernels.rerank import (
     select,
 )
 from funnel.kernels.types import Array
-from funnel.kernels.walk import best_entry, scan, walk
+from funnel.kernels.walk import ROOM, best_entry, code_offset, scan, walk
 
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
@@ -83,9 +83,9 @@ def retrieve(
     knobs: Array,
     visited: Array,
     epoch: np.uint8,
-    best: Array,
+    pool: Array,
 ) -> tuple[int, int, np.float32]:
-    """Fill `best` with the shortlist's nodes, packed, best first.
+    """Fill `pool` with the shortlist's nodes, packed, best first, from place 1 on.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def retrieve(
     Returns
     -------
     size, scored : int
-        Nodes in `best`, nodes scored.
+        Nodes of the shortlist, nodes scored.
     scale : float32
         What a node's integer score times the code's unit is multiplied by to be the
         cosine of the coordinates.
@@ -105,13 +105,22 @@ def retrieve(
     code = np.empty(codes.shape[1], np.int8)
     below = quantise(coordinates, code) * norm(coordinates)
     scale = np.float32(1 / below) if below > 0 else np.float32(0)
-    if neighbours.shape[1] == 0:
-        return scan(code, codes, knobs[SHORTLIST], best), len(codes), scale
-    near = np.empty(neighbours.shape[1], np.int32)
-    place, score = best_entry(code, entry_codes)
-    entry = entry_nodes[place], score
+    offset, degree = code_offset(code), neighbours.shape[1]
+    if degree == 0:
+        return scan(code, offset, codes, knobs[SHORTLIST], pool), len(codes), scale
+    place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
-        code, codes, neighbours, entry, knobs[EF], visited, epoch, best, near
+        code,
+        offset,
+        codes,
+        neighbours,
+        (entry_nodes[place], score),
+        knobs[EF],
+        visited,
+        epoch,
+        pool,
+        np.empty(degree, np.int32),
+        np.empty(degree, np.int64),
     )
     return min(size, knobs[SHORTLIST]), scored + len(entry_codes), scale
 
@@ -209,7 +218,7 @@ def search_many(
         rank for them. Their first row is `BLIND`.
     """
     out_rows, out_scores, trace = out
-    best = np.empty(max(knobs[EF], knobs[SHORTLIST]), np.int64)
+    pool = np.empty(max(knobs[EF], knobs[SHORTLIST]) + ROOM, np.int64)
     limit = knobs[CUT] + len(graph[6])
     candidates = (
         np.empty(limit, np.int64),
@@ -248,7 +257,7 @@ def search_many(
                 knobs,
                 code_unit,
                 visited,
-                best,
+                pool,
                 candidates,
                 (out_rows[i], out_scores[i], trace),
             )
@@ -266,7 +275,7 @@ def search_one(
     knobs: Array,
     code_unit: float,
     visited: Array,
-    best: Array,
+    pool: Array,
     candidates: tuple[Array, ...],
     out: tuple[Array, Array, Array],
 ) -> int:
@@ -278,9 +287,9 @@ def search_one(
         return 1
     stages, began = len(plan[0]), ticks()
     epoch = next_epoch(visited)
-    size, scored, scale = retrieve(projected, graph, knobs, visited, epoch, best)
+    size, scored, scale = retrieve(projected, graph, knobs, visited, epoch, pool)
     n, rows, scores = len(vectors[2]), candidates[0], candidates[1]
-    m = expand(best, size, graph, knobs[K], n, rows, scores)
+    m = expand(pool[1:], size, graph, knobs[K], n, rows, scores)
     trace[0, ROWS_IN] += scored
     trace[0, ROWS_KEPT] += size
     trace[0, DIMS_READ] += scored * knobs[WIDTH]

@@ -130,16 +130,6 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compiled)
 
 
-def compile_seconds(functions: list[Callable[..., Any]]) -> float:
-    """Return the seconds spent on compiling `functions` in this process."""
-    total = 0.0
-    for function in functions:
-        for sig in getattr(function, "signatures", ()):
-            timers = function.get_metadata(sig).get("timers", {})  # type: ignore[attr-defined]
-            total += float(timers.get("compiler_lock", 0.0))
-    return total
-
-
 def _has_halves() -> bool:
     """Return whether the CPU that is compiled for widens float16 itself."""
     if platform.machine() not in ("x86_64", "AMD64", "i686"):
@@ -167,9 +157,8 @@ def _widened_by_bits(builder: Any, bits: Any) -> Any:
 
 if COMPILED:
 
-    @intrinsic
-    def prefetch(_context, rows, row, byte):  # type: ignore[no-untyped-def]
-        """Ask for the cache line that holds byte `byte` of ``rows[row]``."""
+    def _prefetcher(nearness: int) -> Any:
+        """Return code that asks for a line: 3 for the nearest cache, 2 for the next."""
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
             array = context.make_array(sig.args[0])(context, builder, args[0])
@@ -185,10 +174,23 @@ if COMPILED:
                 builder.module, kind, "llvm.prefetch.p0"
             )
             address = builder.gep(builder.bitcast(array.data, pointer), [offset])
-            builder.call(ask, [address, i32(0), i32(3), i32(1)])
+            builder.call(ask, [address, i32(0), i32(nearness), i32(1)])
             return context.get_dummy_value()
 
-        return types.void(rows, row, byte), codegen
+        return codegen
+
+    @intrinsic
+    def prefetch(_context, rows, row, byte):  # type: ignore[no-untyped-def]
+        """Ask for the cache line that holds byte `byte` of ``rows[row]``."""
+        return types.void(rows, row, byte), _prefetcher(3)
+
+    @intrinsic
+    def prefetch_far(_context, rows, row, byte):  # type: ignore[no-untyped-def]
+        """Ask for a line as `prefetch` does, into the second cache.
+
+        That one waits for more lines at a time than the first.
+        """
+        return types.void(rows, row, byte), _prefetcher(2)
 
     @intrinsic
     def widen(_context, value):  # type: ignore[no-untyped-def]
@@ -221,6 +223,9 @@ if COMPILED:
 else:
 
     def prefetch(rows: Any, row: int, byte: int) -> None:
+        """Do nothing: the twin of the compiled prefetch."""
+
+    def prefetch_far(rows: Any, row: int, byte: int) -> None:
         """Do nothing: the twin of the compiled prefetch."""
 
     def widen(value: Any) -> np.float32:

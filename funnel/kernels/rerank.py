@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.jit import LINE_BYTES, kernel, prefetch, widen
+from funnel.kernels.jit import LINE_BYTES, kernel, prefetch, prefetch_far, widen
 from funnel.kernels.types import TINY, Array
 
-AHEAD = 3  # rows: prefetching two to four ahead measured alike, one ahead worse
-AHEAD_BYTES = 512  # the hardware's own prefetcher follows after that
+PAGE_BYTES = 4096  # the hardware's own prefetcher stops at the end of a page
+HEAD_BYTES = 192  # of a page: what makes that prefetcher start
 
 
 @kernel
@@ -55,6 +55,9 @@ def extend(
 ) -> None:
     """Continue the inner products of `m` rows over dims [start, stop).
 
+    The first lines of every page of every row are asked for before the first row is
+    read, the whole of a row while the one before it is.
+
     Parameters
     ----------
     query : (d,) float32
@@ -71,12 +74,15 @@ def extend(
         block = blocks[at]
         part = query[left:right]
         low, high = left - starts[at], right - starts[at]
-        first = low * block.itemsize
-        last = min(high * block.itemsize, first + AHEAD_BYTES)
+        first, last = low * block.itemsize, high * block.itemsize
         for i in range(m):
-            if i + AHEAD < m:
+            for page in range(first, last, PAGE_BYTES):
+                for byte in range(page, min(page + HEAD_BYTES, last), LINE_BYTES):
+                    prefetch(block, rows[i], byte)
+        for i in range(m):
+            if i + 1 < m:
                 for byte in range(first, last, LINE_BYTES):
-                    prefetch(block, rows[i + AHEAD], byte)
+                    prefetch_far(block, rows[i + 1], byte)
             dots[i] += dot(part, block[rows[i]][low:high])
 
 

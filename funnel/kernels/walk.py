@@ -2,10 +2,10 @@
 
 Arrays and numbers only: no I/O, no validation. Called by `kernels/funnel.py`.
 
-n = nodes, e = entry nodes, w = bytes of a code, g = links of a node, s = `ef`.
+n = nodes, e = entry nodes, w = bytes of a code, g = links of a node.
 
 A candidate is one int64, ``score << 33 | node << 1 | expanded``, so that the sorted
-buffer compares, moves and marks it in one word (20–35 % faster than two arrays).
+list of candidates, the pool, compares, moves and marks it in one word.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 import numpy as np
 
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.lanes import BLOCK, KEYS, SHIFT, dot_shifted, shift_in
 from funnel.kernels.types import Array
 
 NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
+LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
 
 def code_width(dim: int) -> int:
@@ -25,52 +28,69 @@ def code_width(dim: int) -> int:
 
 
 @kernel
-def score_code(query: Array, code: Array) -> np.int32:
-    """Return the inner product of two codes, whose width is a multiple of 64.
-
-    Blocks of 64 with a known length are unrolled to a few VNNI instructions.
-    """
+def code_offset(query: Array) -> np.int32:
+    """Return what takes the shift of `dot_shifted` back out of a query's scores."""
     total = np.int32(0)
-    for start in range(0, len(code), 64):
-        a = query[start : start + 64]
-        b = code[start : start + 64]
-        for j in range(64):
-            total += np.int32(a[j]) * np.int32(b[j])
+    for j in range(len(query)):
+        total = np.int32(total + query[j])
+    return np.int32(-SHIFT * total)
+
+
+@kernel
+def score_code(query: Array, code: Array, offset: np.int32) -> np.int32:
+    """Return the inner product of two codes, whose width is a multiple of 64."""
+    total = offset
+    for start in range(0, len(code), BLOCK):
+        total = np.int32(total + dot_shifted(query, code, start))
     return total
 
 
 @kernel
-def best_entry(query: Array, entry_codes: Array) -> tuple[int, np.int32]:
+def best_entry(
+    query: Array, offset: np.int32, entry_codes: Array
+) -> tuple[int, np.int32]:
     """Return the position and the score of the best entry node, by scanning them all.
 
     Descending from one entry point instead loses tight clusters.
     """
     best, top = 0, np.int32(-2147483648)
     for i in range(len(entry_codes)):
-        score = score_code(query, entry_codes[i])
+        score = score_code(query, entry_codes[i], offset)
         if score > top:
             best, top = i, score
     return best, top
 
 
 @kernel
-def insert(best: Array, size: int, limit: int, key: np.int64) -> tuple[int, int]:
-    """Insert `key` into the descending `best`; return its place and the new size.
+def clear(pool: Array, limit: int) -> None:
+    """Make an empty pool: nothing is above the sentinel, everything above the rest."""
+    pool[0] = HIGHEST
+    for i in range(1, limit + ROOM):
+        pool[i] = LOWEST
 
-    The place is `limit` if the key did not make it.
+
+@kernel
+def insert(pool: Array, size: int, limit: int, key: np.int64) -> int:
+    """Insert `key` into a pool that holds `size` keys, descending; return its place.
+
+    Parameters
+    ----------
+    pool : (limit + ROOM,) int64
+        A sentinel, then the keys; made by `clear`. What falls off the end is lost.
+    key : int64
+        Above ``pool[limit]``.
+
+    Returns
+    -------
+    int
+        How many keys are above it. The pool now holds ``min(size + 1, limit)``.
     """
-    if size == limit:
-        if key <= best[limit - 1]:
-            return limit, size
-        at = limit - 1
-    else:
-        at = size
-        size += 1
-    while at > 0 and best[at - 1] < key:
-        best[at] = best[at - 1]
-        at -= 1
-    best[at] = key
-    return at, size
+    at = 1 + min(size, limit - 1) // KEYS * KEYS
+    stay: int = shift_in(pool, at, key)
+    while stay == 0 and at > 1:
+        at -= KEYS
+        stay = shift_in(pool, at, key)
+    return at - 1 + stay
 
 
 @kernel
@@ -79,7 +99,8 @@ def unseen_links(
 ) -> int:
     """Write the unvisited nodes of `links` to `near`, ask for their codes, count them.
 
-    A link that is not a node (padding, or damage on disk) ends the list.
+    A link that is not a node (padding, or damage on disk) ends the list. No branch
+    hangs on what was visited: it could not be foreseen.
     """
     n, width, m = len(codes), codes.shape[1], 0
     for j in range(len(links)):
@@ -87,46 +108,51 @@ def unseen_links(
         if node < 0 or node >= n:
             break
         near[m] = node
-        if visited[node] != epoch:
-            visited[node] = epoch
-            for byte in range(0, width, LINE_BYTES):
-                prefetch(codes, node, byte)
-            m += 1
+        m += int(visited[node] != epoch)
+        visited[node] = epoch
+    for i in range(m):
+        for byte in range(0, width, LINE_BYTES):
+            prefetch(codes, near[i], byte)
     return m
 
 
 @kernel
 def walk(
     query: Array,
+    offset: np.int32,
     codes: Array,
     neighbours: Array,
     entry: tuple[int, np.int32],
     ef: int,
     visited: Array,
     epoch: np.uint8,
-    best: Array,
+    pool: Array,
     near: Array,
+    keys: Array,
 ) -> tuple[int, int]:
     """Walk the graph best first from `entry`, keeping the best `ef` nodes.
 
     Parameters
     ----------
     query : (w,) int8
+    offset : int32
+        The query's `code_offset`.
     codes : (n, w) int8
     neighbours : (n, g) int32, −1 ends a list
     entry : node and its score
     ef : int
-        Length of the buffer: HNSW's ``ef_search``.
+        Length of the list: HNSW's ``ef_search``.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
-    best : (≥ ef,) int64, out
-        The kept nodes, best first, as packed keys.
+    pool : (≥ ef + ROOM,) int64, out
+        The kept nodes from place 1 on, best first, as packed keys.
     near : (≥ g,) int32, scratch
+    keys : (≥ g,) int64, scratch
 
     Returns
     -------
     size, scored : int
-        Nodes in `best`, nodes scored.
+        Nodes in `pool`, nodes scored.
 
     References
     ----------
@@ -134,49 +160,58 @@ def walk(
     """
     node, score = entry
     visited[node] = epoch
-    best[0] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
+    clear(pool, ef)
+    pool[1] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
     size, at, scored = 1, 0, 0
     while at < size:
-        node = (best[at] >> 1) & NODE_MASK
-        best[at] |= 1
+        node = (pool[at + 1] >> 1) & NODE_MASK
+        pool[at + 1] |= 1
         m = unseen_links(neighbours[node], codes, visited, epoch, near)
         scored += m
-        lowest = at + 1
+        fresh, bound = 0, pool[ef]
         for i in range(m):
-            score = score_code(query, codes[near[i]])
-            key = (np.int64(score) << NODE_BITS) | (np.int64(near[i]) << 1)
-            place, size = insert(best, size, ef, key)
-            lowest = min(lowest, place)
+            score = score_code(query, codes[near[i]], offset)
+            keys[fresh] = (np.int64(score) << NODE_BITS) | (np.int64(near[i]) << 1)
+            fresh += int(keys[fresh] > bound)
+        lowest = at + 1
+        for i in range(fresh):
+            if keys[i] > pool[ef]:
+                # Whoever is kept is likely to be expanded: its links take longest.
+                for byte in range(0, 4 * neighbours.shape[1], LINE_BYTES):
+                    prefetch(neighbours, (keys[i] >> 1) & NODE_MASK, byte)
+                lowest = min(lowest, insert(pool, size, ef, keys[i]))
+                size = min(size + 1, ef)
         at = lowest
-        while at < size and best[at] & 1:
+        while at < size and pool[at + 1] & 1:
             at += 1
-        if at < size:
-            node = (best[at] >> 1) & NODE_MASK
-            for byte in range(0, 4 * neighbours.shape[1], LINE_BYTES):
-                prefetch(neighbours, node, byte)
     return size, scored
 
 
 @kernel
-def scan(query: Array, codes: Array, limit: int, best: Array) -> int:
+def scan(query: Array, offset: np.int32, codes: Array, limit: int, pool: Array) -> int:
     """Score every code and keep the best `limit`: the walk of an index without a graph.
 
     Parameters
     ----------
     query : (w,) int8
+    offset : int32
+        The query's `code_offset`.
     codes : (n, w) int8
     limit : int
-    best : (≥ limit,) int64, out
-        The kept nodes, best first, as packed keys.
+    pool : (≥ limit + ROOM,) int64, out
+        The kept nodes from place 1 on, best first, as packed keys.
 
     Returns
     -------
     int
-        Nodes in `best`.
+        Nodes in `pool`.
     """
+    clear(pool, limit)
     size = 0
     for node in range(len(codes)):
-        score = score_code(query, codes[node])
+        score = score_code(query, codes[node], offset)
         key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        _, size = insert(best, size, limit, key)
+        if key > pool[limit]:
+            insert(pool, size, limit, key)
+            size = min(size + 1, limit)
     return size

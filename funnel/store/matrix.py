@@ -65,9 +65,9 @@ class _Framing:
 
     closed = False
 
-    def __init__(self, body_bytes: int) -> None:
+    def __init__(self) -> None:
         self.before, self.after = bytearray(), bytearray()
-        self._body_bytes, self._dropped, self._at = body_bytes, False, 0
+        self._dropped, self._at = False, 0
 
     def write(self, piece: Any) -> int:
         if isinstance(piece, bytes):
@@ -100,7 +100,7 @@ def _frame(column: str, array: pa.Array, padding: int) -> _Framing:
     field = pa.field(column, array.type, nullable=False)
     schema = pa.schema([field], metadata={"funnel.padding": " " * padding})
     batch = pa.record_batch([array], schema=schema)
-    sink = _Framing(batch.nbytes)
+    sink = _Framing()
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
         writer.write_batch(batch)
     return sink
