@@ -60,7 +60,7 @@ def search(
         blind = k.search_many(
             queries[start:stop],
             snapshot.graph,
-            snapshot.axes,
+            snapshot.coded_axes,
             snapshot.vectors,
             layout.stages,
             layout.knobs,

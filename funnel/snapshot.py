@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.errors import ClosedError, CorruptIndexError
-from funnel.kernels.walk import code_width
+from funnel.kernels.codes import code_width, rows_as_codes
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest
 from funnel.store.segment import SegmentFiles, map_file
@@ -45,6 +45,7 @@ class Snapshot:
         self.axes.flags.writeable = False
         if "axes" in manifest.files:
             self.axes = map_file(data, manifest.files["axes"])
+        self.coded_axes = (self.axes, *rows_as_codes(self.axes))
         s = self.segment
         if ((s.entries < 0) | (s.entries >= len(s.codes))).any():
             name = manifest.segments[0].files["entries"].name

@@ -22,6 +22,7 @@ from funnel.graph.adjacency import (
     unreachable,
 )
 from funnel.graph.build import Links
+from funnel.kernels import codes as c
 from funnel.kernels import funnel as f
 from funnel.kernels import query as q
 from funnel.kernels import rerank as r
@@ -194,12 +195,34 @@ def test_project__does_not_depend_on_the_other_queries(dim):
     assert together.tobytes() == alone.tobytes()
 
 
+@pytest.mark.parametrize("dim", [*DIMS, 700])
+def test_project_codes__is_near_naive(dim):
+    queries, axes = drawn(dim, 5, dim), drawn(1, 9, dim)
+    queries[3] = 0
+    codes = np.empty((5, c.code_width(dim)), np.int8)
+    scales, offsets = np.empty(5, np.float32), np.empty(5, np.int32)
+    for i, query in enumerate(queries):
+        scales[i] = c.quantise(query, codes[i])
+        offsets[i] = c.code_offset(codes[i])
+    axis_codes, units = c.rows_as_codes(axes)
+    out = np.full((5, 9), np.nan, np.float32)
+    q.project_codes(codes, scales, offsets, axis_codes, units, out)
+    tops = np.abs(queries).max(axis=1)[:, None], np.abs(axes).max(axis=1)
+    # Each of a product's factors is off by half a step at most.
+    sums = np.abs(queries).sum(axis=1)[:, None], np.abs(axes).sum(axis=1)
+    off = (tops[0] * sums[1] + tops[1] * sums[0] + dim * tops[0] * tops[1] / 254) / 254
+    assert (np.abs(out - queries.astype(np.float64) @ axes.T) <= 1.001 * off).all()
+    expected = [[naive.code_score(code, axis) for axis in axis_codes] for code in codes]
+    steps = np.divide(1, scales, out=np.zeros(5, np.float32), where=scales > 0)
+    np.testing.assert_allclose(out, expected * units * steps[:, None], rtol=1e-6)
+
+
 @laws
 @given(seeds, st.sampled_from(DIMS), st.sampled_from([1e-20, 1e-3, 1.0, 1e20]))
 def test_quantise__rounds_to_the_nearest_step(seed, dim, scale):
     vector = drawn(seed, dim) * np.float32(scale)
     code = np.full(128, 99, np.int8)
-    found = q.quantise(vector, code)
+    found = c.quantise(vector, code)
     expected, step = naive.quantise(vector)
     assert found == pytest.approx(step, rel=1e-6)
     assert np.abs(code).max() == 127
@@ -210,7 +233,7 @@ def test_quantise__rounds_to_the_nearest_step(seed, dim, scale):
 
 def test_quantise__zero_vector_has_zero_code():
     code = np.full(64, 99, np.int8)
-    assert q.quantise(np.zeros(31, np.float32), code) == 0
+    assert c.quantise(np.zeros(31, np.float32), code) == 0
     assert not code.any()
 
 
@@ -544,7 +567,7 @@ def run_walk(query, codes, links, entries, ef):
     pool = np.full(ef + g.ROOM + 8, CANARY, np.int64)
     near = np.full(links.shape[1] + 8, CANARY, np.int32)
     keys = np.full(links.shape[1] + 8, CANARY, np.int64)
-    offset = g.code_offset(query)
+    offset = c.code_offset(query)
     place, score = g.best_entry(query, offset, frozen(codes[entries]))
     count, scored = g.walk(
         query,
@@ -581,7 +604,9 @@ def test_score_code__equals_naive(dim):
     codes = drawn_codes(dim, 3, dim)
     codes[1], codes[2] = 127, -127
     for a, b in itertools.product(codes, codes):
-        assert g.score_code(a, frozen(b), g.code_offset(a)) == naive.code_score(a, b)
+        expected, offset = naive.code_score(a, b), c.code_offset(a)
+        assert c.score_code(a, frozen(b), offset) == expected
+        assert c.score_long_code(a, frozen(b), offset) == expected
 
 
 @pytest.mark.parametrize("top", [1, 127])
@@ -589,7 +614,7 @@ def test_best_entry__is_the_first_of_the_best(top):
     codes = frozen(drawn_codes(0, 40, 8, top))
     for query in drawn_codes(1, 20, 8, top):
         scores = [naive.code_score(query, code) for code in codes]
-        found = g.best_entry(query, g.code_offset(query), codes)
+        found = g.best_entry(query, c.code_offset(query), codes)
         assert found == (naive.top(scores, 1)[0], max(scores))
 
 
@@ -630,7 +655,7 @@ def test_scan__equals_sorted_codes(dim, top):
     query = drawn_codes(dim + 1, 1, dim)[0]
     for limit in (1, 7, len(codes), len(codes) + 9):
         pool = np.full(limit + g.ROOM + 8, CANARY, np.int64)
-        offset = g.code_offset(query)
+        offset = c.code_offset(query)
         count = g.scan(query, offset, frozen(codes), limit, pool)
         found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
@@ -664,7 +689,7 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     links = drawn_links(seed, n, 5, connected=True)
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
     pool = np.empty(n + g.ROOM, np.int64)
-    count = g.scan(query, g.code_offset(query), frozen(codes), n, pool)
+    count = g.scan(query, c.code_offset(query), frozen(codes), n, pool)
     assert found == unpacked(pool[1:], count)
     assert scored == n - 1
 
@@ -912,6 +937,11 @@ def graph_of(codes, links, entries=(0,)):
     return tuple(frozen(part) for part in parts)
 
 
+def coded(axes):
+    """Return axes as `search_many` takes them."""
+    return frozen(axes), *c.rows_as_codes(axes)
+
+
 @dataclasses.dataclass(frozen=True)
 class Corpus:
     """A small corpus as the kernels see it; node i is row i."""
@@ -941,7 +971,7 @@ class Corpus:
         f.search_many(
             queries,
             tuple(frozen(part) for part in graph),
-            frozen(np.empty((0, 0), np.float32) if axes is None else axes),
+            coded(np.empty((0, 0), np.float32) if axes is None else axes),
             self.vectors,
             tuple(np.array(plan, np.int64).reshape(-1, 3).T.copy()),
             knobs,

@@ -41,8 +41,8 @@ HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "hnswlib": ("graph/build.py",),
     "faiss": ("graph/build.py",),
-    "numba": ("kernels/jit.py",),
-    "llvmlite": ("kernels/jit.py",),
+    "numba": ("kernels/jit.py", "kernels/lanes.py"),
+    "llvmlite": ("kernels/jit.py", "kernels/lanes.py"),
     "pyarrow": (
         "store/", "sources.py", "options.py", "reading.py", "index.py", "build/",
     ),

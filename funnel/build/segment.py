@@ -18,8 +18,8 @@ from funnel.build.ingest import Ingest
 from funnel.build.nodes import first_equal
 from funnel.graph.adjacency import choose_entries, link_unreachable
 from funnel.graph.build import build_graph
+from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
-from funnel.kernels.walk import code_width
 from funnel.progress import Progress
 from funnel.projection import Projection
 from funnel.store.manifest import Segment

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from funnel.kernels.candidates import expand, write_best
+from funnel.kernels.codes import code_offset, quantise
 from funnel.kernels.jit import kernel, ticks
-from funnel.kernels.query import norm, project, quantise
+from funnel.kernels.query import norm, project, project_codes
 from funnel.kernels.rerank import (
     extend,
     extend_with_squares,
@@ -24,7 +25,7 @@ from funnel.kernels.rerank import (
     select,
 )
 from funnel.kernels.types import Array
-from funnel.kernels.walk import ROOM, best_entry, code_offset, scan, walk
+from funnel.kernels.walk import ROOM, best_entry, scan, walk
 
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
@@ -33,6 +34,7 @@ EF, SHORTLIST, CUT, K, WIDTH, BY_NORM = 0, 1, 2, 3, 4, 5
 KNOBS = 6
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
+FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 
 
@@ -43,21 +45,21 @@ def prepare(raw: Array, query: Array, by_norm: bool) -> np.float32:
     Returns what its scores are multiplied by: 1, or its norm under inner product.
     """
     full = norm(raw)
-    query[:] = raw
-    if full > 0:
-        for j in range(len(query)):
-            query[j] = np.float32(np.float64(query[j]) / full)
+    factor = 1 / full if full > 0 else np.float64(0)
+    for j in range(len(raw)):
+        query[j] = np.float32(np.float64(raw[j]) * factor)
     return np.float32(full) if by_norm else np.float32(1)
 
 
 @kernel
 def prepare_some(
     raw: Array,
-    axes: Array,
+    axes: tuple[Array, Array, Array],
     by_norm: bool,
     queries: Array,
     projected: Array,
     factors: Array,
+    coded: tuple[Array, Array, Array],
 ) -> None:
     """Prepare and project up to `TOGETHER` queries.
 
@@ -67,13 +69,27 @@ def prepare_some(
     axes : see `search_many`
     projected : (b, p) float32, out
     factors : (b,) float32, out
+    coded : codes, scales, offsets of the queries, scratch
+        (b, w) int8, (b,) float32, (b,) int32.
     """
+    floats, axis_codes, axis_units = axes
+    codes, scales, offsets = coded
     for i in range(len(raw)):
         factors[i] = prepare(raw[i], queries[i], by_norm)
-    if len(axes) > 0:
-        project(queries, axes, projected)
-    else:
+    if len(floats) == 0:
         projected[:] = queries[:, : projected.shape[1]]
+        return
+    for i in range(len(raw)):
+        scales[i] = quantise(queries[i], codes[i])
+        offsets[i] = code_offset(codes[i])
+    some = codes[: len(raw)]
+    width = projected.shape[1]
+    project_codes(
+        some, scales, offsets, axis_codes[:width], axis_units[:width], projected
+    )
+    for i in range(len(raw)):
+        if norm(projected[i]) < FAINT:
+            project(queries[i : i + 1], floats[:width], projected[i : i + 1])
 
 
 @kernel
@@ -90,7 +106,7 @@ def retrieve(
     Parameters
     ----------
     projected : (p,) float32
-        The query's coordinates; those that codes hold come first.
+        The query's coordinates that codes hold.
 
     Returns
     -------
@@ -101,7 +117,7 @@ def retrieve(
         cosine of the coordinates.
     """
     codes, neighbours, entry_nodes, entry_codes = graph[:4]
-    coordinates = projected[: knobs[WIDTH]]
+    coordinates = projected
     code = np.empty(codes.shape[1], np.int8)
     below = quantise(coordinates, code) * norm(coordinates)
     scale = np.float32(1 / below) if below > 0 else np.float32(0)
@@ -182,7 +198,7 @@ def rerank(
 def search_many(
     queries: Array,
     graph: tuple[Array, ...],
-    axes: Array,
+    axes: tuple[Array, Array, Array],
     vectors: tuple[tuple[Array, ...], Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
@@ -199,8 +215,9 @@ def search_many(
     graph : codes, neighbours, entry nodes, entry codes, node starts, node rows, loose
         (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, and int64
         rows. No links (g = 0): every code is scanned. No starts: node i is row i.
-    axes : (p, d) float32
-        Of the projection; (0, 0) where it is the embedding's own prefix.
+    axes : axes, their codes, the codes' units
+        (p, d) float32, (p, w) int8, (p,) float32; none (p = 0) where the projection is
+        the embedding's own prefix.
     vectors, plan : see `rerank`
     knobs : (6,) int64
         ef, shortlist, rows after the walk's cut, k, projected dims, inner product?
@@ -230,9 +247,13 @@ def search_many(
     )
     some = min(TOGETHER, len(queries))
     ready = np.empty((some, queries.shape[1]), np.float32)
-    width = len(axes) if len(axes) > 0 else knobs[WIDTH]
-    projected = np.empty((some, width), np.float32)
+    projected = np.empty((some, knobs[WIDTH]), np.float32)
     factors = np.empty(some, np.float32)
+    coded = (
+        np.empty((some, axes[1].shape[1]), np.int8),
+        np.empty(some, np.float32),
+        np.empty(some, np.int32),
+    )
     blind = 0
     for first in range(0, len(queries), TOGETHER):
         last = min(first + TOGETHER, len(queries))
@@ -244,6 +265,7 @@ def search_many(
             ready[: last - first],
             projected[: last - first],
             factors,
+            coded,
         )
         trace[0, TICKS] += ticks() - began
         for i in range(first, last):
@@ -282,7 +304,7 @@ def search_one(
     """Search one prepared query; arguments and result are those of `search_many`."""
     out_rows, out_scores, trace = out
     out_rows[:], out_scores[:] = -1, -np.inf
-    if norm(projected[: knobs[WIDTH]]) < LOOSE and len(plan[0]) > 0:
+    if norm(projected) < LOOSE and len(plan[0]) > 0:
         out_rows[0] = BLIND
         return 1
     stages, began = len(plan[0]), ticks()

@@ -2,7 +2,7 @@
 
 Each function is written as LLVM's own vectors, which every CPU can run (a wide one as
 a few instructions, an older one as more), and has a Python twin below. Called by
-`kernels/walk.py`.
+`kernels/codes.py` and `kernels/walk.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from funnel.kernels.jit import COMPILED
 
-BLOCK = 64  # bytes of a code that are scored at once
+BLOCK, LONG_BLOCK = 64, 256  # bytes of codes that are multiplied at once
 KEYS = 8  # keys of a sorted list that move at once
 SHIFT = 128  # what makes an int8 a byte without sign
 
@@ -34,25 +34,34 @@ if COMPILED:
         loaded.align = to.element.width // 8
         return loaded, pointer
 
-    @intrinsic
-    def dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]
-        """Return ``query · (code + 128)`` over the 64 int8 from place `at`.
+    def _dot_shifted(block: int) -> Any:
+        """Return code that multiplies `block` bytes and adds the products up.
 
-        One VNNI instruction multiplies bytes without sign by bytes with one.
+        One VNNI instruction multiplies 64 bytes without sign by 64 with one.
         """
-        narrow, wide = ir.VectorType(I8, BLOCK), ir.VectorType(I32, BLOCK)
+        narrow, wide = ir.VectorType(I8, block), ir.VectorType(I32, block)
 
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             a, _ = _load(context, builder, sig.args[0], args[0], args[2], narrow)
             b, _ = _load(context, builder, sig.args[1], args[1], args[2], narrow)
-            b = builder.xor(b, ir.Constant(narrow, [SHIFT] * BLOCK))
+            b = builder.xor(b, ir.Constant(narrow, [SHIFT] * block))
             products = builder.mul(builder.sext(a, wide), builder.zext(b, wide))
             kind = ir.FunctionType(I32, [wide])
-            name = f"llvm.vector.reduce.add.v{BLOCK}i32"
+            name = f"llvm.vector.reduce.add.v{block}i32"
             add = cgutils.get_or_insert_function(builder.module, kind, name)
             return builder.call(add, [products])
 
-        return types.int32(query, code, types.int64), codegen
+        return codegen
+
+    @intrinsic
+    def dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]
+        """Return ``query · (code + 128)`` over the 64 int8 from place `at`."""
+        return types.int32(query, code, types.int64), _dot_shifted(BLOCK)
+
+    @intrinsic
+    def long_dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]
+        """Do as `dot_shifted` over 256 int8: fewer sums across lanes."""
+        return types.int32(query, code, types.int64), _dot_shifted(LONG_BLOCK)
 
     @intrinsic
     def shift_in(_context, keys, at, key):  # type: ignore[no-untyped-def]
@@ -85,10 +94,17 @@ if COMPILED:
 
 else:
 
+    def _product(query: Any, code: Any, at: int, block: int) -> np.int32:
+        a, b = query[at : at + block].astype(np.int32), code[at : at + block]
+        return np.int32(a @ (b.astype(np.int32) + SHIFT))
+
     def dot_shifted(query: Any, code: Any, at: int) -> np.int32:
         """Return ``query · (code + 128)`` over the 64 int8 from place `at`."""
-        a, b = query[at : at + BLOCK].astype(np.int32), code[at : at + BLOCK]
-        return np.int32(a @ (b.astype(np.int32) + SHIFT))
+        return _product(query, code, at, BLOCK)
+
+    def long_dot_shifted(query: Any, code: Any, at: int) -> np.int32:
+        """Do as `dot_shifted` over 256 int8."""
+        return _product(query, code, at, LONG_BLOCK)
 
     def shift_in(keys: Any, at: int, key: int) -> int:
         """Make room for `key` among 8 keys of a descending list, from place `at`."""

@@ -12,37 +12,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from funnel.kernels.codes import score_code
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
-from funnel.kernels.lanes import BLOCK, KEYS, SHIFT, dot_shifted, shift_in
+from funnel.kernels.lanes import KEYS, shift_in
 from funnel.kernels.types import Array
 
 NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
-
-
-def code_width(dim: int) -> int:
-    """Return the bytes of a code of `dim` coordinates: whole cache lines."""
-    return -(-dim // LINE_BYTES) * LINE_BYTES
-
-
-@kernel
-def code_offset(query: Array) -> np.int32:
-    """Return what takes the shift of `dot_shifted` back out of a query's scores."""
-    total = np.int32(0)
-    for j in range(len(query)):
-        total = np.int32(total + query[j])
-    return np.int32(-SHIFT * total)
-
-
-@kernel
-def score_code(query: Array, code: Array, offset: np.int32) -> np.int32:
-    """Return the inner product of two codes, whose width is a multiple of 64."""
-    total = offset
-    for start in range(0, len(code), BLOCK):
-        total = np.int32(total + dot_shifted(query, code, start))
-    return total
 
 
 @kernel

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from funnel.kernels.walk import code_width
+from funnel.kernels.codes import code_width
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import BODY_OFFSET, FileEntry
 

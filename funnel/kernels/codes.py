@@ -1,0 +1,82 @@
+"""Codes: vectors as int8, and their inner products. Arrays and numbers only.
+
+Called by `kernels/query.py`, `kernels/walk.py` and `kernels/funnel.py`.
+
+w = bytes of a code, a multiple of 64; zeros follow the coordinates.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.kernels.jit import LINE_BYTES, kernel
+from funnel.kernels.lanes import (
+    BLOCK,
+    LONG_BLOCK,
+    SHIFT,
+    dot_shifted,
+    long_dot_shifted,
+)
+from funnel.kernels.types import TINY, Array, Floats
+
+
+def code_width(dim: int) -> int:
+    """Return the bytes of a code of `dim` coordinates: whole cache lines."""
+    return -(-dim // LINE_BYTES) * LINE_BYTES
+
+
+def rows_as_codes(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Return (n, d) rows as (n, w) int8, each with a unit of its own, and the units."""
+    codes = np.zeros((len(rows), code_width(rows.shape[1])), np.int8)
+    units = np.abs(rows).max(axis=1, initial=TINY) / np.float32(127)
+    codes[:, : rows.shape[1]] = np.rint(rows / units[:, None])
+    codes.flags.writeable = units.flags.writeable = False
+    return codes, units
+
+
+@kernel
+def quantise(vector: Array, code: Array) -> np.float32:
+    """Write `vector` as int8, its largest magnitude at 127; return the scale used."""
+    # As integers, magnitudes order alike, and their maximum vectorises.
+    bits, top = vector.view(np.int32), np.int32(0)
+    for j in range(len(bits)):
+        top = max(top, bits[j] & np.int32(0x7FFFFFFF))
+    largest = np.int32(top).view(np.float32)
+    scale = np.float32(127) / largest if largest > 0 else np.float32(0)
+    code[:] = 0
+    for j in range(len(vector)):
+        code[j] = np.int8(np.rint(vector[j] * scale))
+    return scale
+
+
+@kernel
+def code_offset(query: Array) -> np.int32:
+    """Return what takes the shift of `dot_shifted` back out of a query's scores."""
+    total = np.int32(0)
+    for j in range(len(query)):
+        total = np.int32(total + query[j])
+    return np.int32(-SHIFT * total)
+
+
+@kernel
+def score_code(query: Array, code: Array, offset: np.int32) -> np.int32:
+    """Return the inner product of two (w,) int8 codes.
+
+    `offset` is the query's `code_offset`.
+    """
+    total = offset
+    for start in range(0, len(code), BLOCK):
+        total = np.int32(total + dot_shifted(query, code, start))
+    return total
+
+
+@kernel
+def score_long_code(query: Array, code: Array, offset: np.int32) -> np.int32:
+    """Do as `score_code`, faster from some 512 bytes on."""
+    total, long = offset, len(code) // LONG_BLOCK * LONG_BLOCK
+    for start in range(0, long, LONG_BLOCK):
+        total = np.int32(total + long_dot_shifted(query, code, start))
+    for start in range(long, len(code), BLOCK):
+        total = np.int32(total + dot_shifted(query, code, start))
+    return total
