@@ -135,3 +135,20 @@ def check_whole(
     if not low <= number <= high:
         raise error(f"{name} must be in {low} … {high:,}, not {number}")
     return number
+
+
+def check_share(name: str, value: object) -> float:
+    """Return `value` as a float that is finite and not negative, else raise."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise InvalidTypeError(
+            f"{name} must be a number, not {type(value).__name__} {value!r}"
+        )
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidTypeError(f"{name} must be a number: {error}") from error
+    if not 0 <= number < float("inf"):
+        raise InvalidArgumentError(
+            f"{name} must be at least 0 and finite, not {number}"
+        )
+    return number

@@ -221,6 +221,7 @@ class FunnelIndex:
         shortlist: int | None = None,
         cascade: Cascade | None = None,
         ef_search: int | None = None,
+        slack: float | None = None,
         mode: str = "funnel",
         threads: int | None = None,
         trace: bool = False,
@@ -239,7 +240,12 @@ class FunnelIndex:
         cascade : Cascade, optional
             How the shortlist is reranked; by default what suits the projection.
         ef_search : int, optional
-            Length of the walk's buffer; by default `shortlist`.
+            Length of the walk's list; by default `shortlist`.
+        slack : float, optional
+            End a walk early: once the next candidate is more than ``1 + slack`` times
+            as far from the query as the walk's (2 k)-th best. Distances are 1 − cosine
+            of the codes. Easy queries end sooner than hard ones: with a long list, the
+            same recall for fewer rows (arXiv:2505.15636). By default it never does.
         mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
             "funnel": walk, then the cascade. "rerank": walk, then full width at once
             (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
@@ -266,7 +272,7 @@ class FunnelIndex:
         check_habits(habits, "search")
         snapshot = self._snapshot()
         plan = snapshot.remember(
-            check_search, k, shortlist, cascade, ef_search, mode, threads
+            check_search, k, shortlist, cascade, ef_search, mode, threads, slack
         )
         rows_in, single = check_queries(
             queries, self.full_dim, self.metric, self._manifest.transform

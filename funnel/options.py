@@ -20,6 +20,7 @@ from funnel.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     check_choice,
+    check_share,
     check_whole,
 )
 from funnel.graph.build import choose_builder
@@ -48,7 +49,7 @@ HABITS = {
 }  # fmt: skip
 OURS = {
     "search": (
-        "k", "shortlist", "cascade", "ef_search", "mode", "threads", "trace",
+        "k", "shortlist", "cascade", "ef_search", "slack", "mode", "threads", "trace",
     ),
     "build": (
         "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",
@@ -233,7 +234,7 @@ def _joined(own: pa.Table | None, given: pa.Table) -> pa.Table:
 
 def check_search(
     manifest: Manifest, k: int, shortlist: int | None, cascade: Cascade | None,
-    ef_search: int | None, mode: str, threads: int | None,
+    ef_search: int | None, mode: str, threads: int | None, slack: float | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan of a search, defaults filled in and everything at most n."""
     check_choice("mode", mode, MODES)
@@ -250,6 +251,12 @@ def check_search(
     ef = shortlist
     if ef_search is not None:
         ef = min(n, max(shortlist, check_whole("ef_search", ef_search, 1, 2**31 - 1)))
+    if slack is not None:
+        slack = check_share("slack", slack)
+        if manifest.metric != "cosine":
+            raise InvalidArgumentError(
+                f"slack is of cosines: not for {manifest.metric!r}"
+            )
     if cascade is not None:
         if mode != "funnel":
             raise CascadeError(f"mode {mode!r} takes no cascade: leave one of them out")
@@ -260,4 +267,4 @@ def check_search(
         cascade = default_cascade(manifest, k, shortlist)
     elif mode == "rerank":
         cascade = Cascade([(manifest.full_dim, k)])
-    return Plan(mode, k, shortlist, ef, cascade, check_threads(threads))
+    return Plan(mode, k, shortlist, ef, cascade, check_threads(threads), slack)

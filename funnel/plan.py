@@ -26,6 +26,8 @@ class Plan:
     cascade : Cascade or None
         None where nothing is reranked.
     threads : int
+    slack : float or None
+        None where the walk expands all that it keeps.
     """
 
     mode: str
@@ -34,6 +36,7 @@ class Plan:
     ef: int
     cascade: Cascade | None
     threads: int
+    slack: float | None = None
 
 
 def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:

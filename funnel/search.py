@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from funnel.cascade import Stage
 from funnel.exact import scan
@@ -18,6 +19,9 @@ from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
 from funnel.snapshot import Snapshot, share_queries
 from funnel.store.manifest import Manifest
+
+Scales = npt.NDArray[np.float64]
+SLACK_RANK = 2  # times k: codes do not rank the last of the k best where it belongs
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,20 @@ class Layout:
         The records of the trace, in order.
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
-    knobs : (6,) int64
+    knobs : (7,) int64
         See `kernels/funnel.py`.
+    slack : float
+        Of the walk; −1 for none.
     """
 
     steps: tuple[tuple[str, int], ...]
     stages: tuple[Rows, Rows, Rows]
     knobs: Rows
+    slack: float
+
+    def scales(self, code_unit: float) -> Scales:
+        """Return the numbers that kernels take as float64."""
+        return np.array([code_unit, self.slack])
 
 
 def search(
@@ -64,7 +75,7 @@ def search(
             snapshot.vectors,
             layout.stages,
             layout.knobs,
-            snapshot.segment.segment.code_unit,
+            layout.scales(snapshot.segment.segment.code_unit),
             visited,
             (rows[start:stop], scores[start:stop], trace),
         )
@@ -122,6 +133,8 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.EF], knobs[k.SHORTLIST], knobs[k.CUT] = plan.ef, plan.shortlist, count
     knobs[k.K], knobs[k.WIDTH] = plan.k, manifest.code_dim
     knobs[k.BY_NORM] = manifest.metric == "ip"
+    knobs[k.RANK] = min(SLACK_RANK * plan.k, plan.ef)
+    slack = -1.0 if plan.slack is None else plan.slack
     run: list[Stage] = []
     for stage in stages:
         if stage.keep < count or stage is stages[-1]:
@@ -134,7 +147,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
         np.array([s.keep for s in run], np.int64),
         np.array([column.get(s.dim, -1) for s in run], np.int64),
     )
-    return Layout((*steps, *(("rerank", s.dim) for s in run)), arrays, knobs)
+    return Layout((*steps, *(("rerank", s.dim) for s in run)), arrays, knobs, slack)
 
 
 def _trace(

@@ -9,7 +9,7 @@ scores are higher-is-better everywhere.
 
 from __future__ import annotations
 
-import heapq
+import math
 
 import numpy as np
 
@@ -189,32 +189,42 @@ def links_of(neighbours, node, n):
     return links
 
 
-def walk(query, codes, neighbours, entries, ef):
+def walk(query, codes, neighbours, entries, ef, stop=(1, 1, 0.0, -1.0)):
     """Walk a graph best first; return the best `ef` (score, node), and nodes scored.
 
-    Two heaps, as in Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2, started
-    from the best of the entry nodes. The higher node wins among equal scores.
+    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2, one step behind: a node is
+    chosen before the links of the one before it are scored. Started from the best of
+    the entry nodes. The higher node wins among equal scores. `stop` is a rank, a
+    shortlist, a score and a slack: no node is expanded whose distance (the score less
+    its own) is above 1 + slack times that of the node of that rank, nor kept unless it
+    is among the shortlist.
     """
     score, start = max((code_score(query, codes[e]), -i) for i, e in enumerate(entries))
     entry = int(entries[-start])
-    seen, scored = {entry}, 0
-    candidates, results = [(-score, -entry)], [(score, entry)]
-    while candidates:
-        score, node = (-x for x in heapq.heappop(candidates))
-        if (score, node) < results[0] and len(results) == ef:
-            break
-        for link in links_of(neighbours, node, len(codes)):
-            if link in seen:
-                continue
-            seen.add(link)
-            scored += 1
-            found = code_score(query, codes[link]), link
-            if len(results) < ef or found > results[0]:
-                heapq.heappush(candidates, (-found[0], -found[1]))
-                heapq.heappush(results, found)
-                if len(results) > ef:
-                    heapq.heappop(results)
-    return sorted(results, reverse=True), scored
+    seen, expanded, scored = {entry}, set(), 0
+    results, waiting = [(score, entry)], []
+    rank, shortlist, top, slack = stop
+    while True:
+        limit = -math.inf
+        if slack >= 0 and len(results) >= rank:
+            limit = math.ceil(top - (1 + slack) * (top - results[rank - 1][0]))
+        worth = [p for p in results if p[1] not in expanded and p[0] >= limit]
+        if not worth and not waiting:
+            return results, scored
+        arriving, waiting = waiting, []
+        if worth:
+            node = worth[0][1]
+            expanded.add(node)
+            for link in links_of(neighbours, node, len(codes)):
+                if link not in seen:
+                    seen.add(link)
+                    waiting.append(link)
+        scored += len(arriving)
+        found = [(code_score(query, codes[node]), node) for node in arriving]
+        if len(results) >= shortlist:
+            last = results[shortlist - 1]
+            found = [pair for pair in found if pair[0] >= limit or pair > last]
+        results = sorted(results + found, reverse=True)[:ef]
 
 
 def reachable(neighbours, starts):

@@ -895,6 +895,11 @@ SEARCHES = [
     bad("shortlist 0", lambda w: w.search(shortlist=0), InvalidArgumentError, "short"),
     bad("shortlist NaN", lambda w: w.search(shortlist=NAN), InvalidTypeError, "short"),
     bad("ef_search 0", lambda w: w.search(ef_search=0), InvalidArgumentError, "ef_s"),
+    bad("slack -1", lambda w: w.search(slack=-1), InvalidArgumentError, "slack"),
+    bad("slack NaN", lambda w: w.search(slack=NAN), InvalidArgumentError, "slack"),
+    bad("slack inf", lambda w: w.search(slack=INF), InvalidArgumentError, "slack"),
+    bad("slack text", lambda w: w.search(slack="1"), InvalidTypeError, "slack"),
+    bad("slack bool", lambda w: w.search(slack=True), InvalidTypeError, "slack"),
     bad("ef_search 1.5", lambda w: w.search(ef_search=1.5), InvalidTypeError, "ef_s"),
     bad(
         "mode",

@@ -559,13 +559,13 @@ def unpacked(best, count):
     ]
 
 
-def run_walk(query, codes, links, entries, ef):
+def run_walk(query, codes, links, entries, ef, stop=(1, 1, 0.0, -1.0)):
     """Walk with canaries around the scratch; return (score, node) pairs, and scored."""
     n = len(codes)
     visited = np.full(n + 64, CANARY, np.uint8)
     visited[32 : 32 + n] = 0
     pool = np.full(ef + g.ROOM + 8, CANARY, np.int64)
-    near = np.full(links.shape[1] + 8, CANARY, np.int32)
+    near = np.full((4, links.shape[1]), CANARY, np.int32)
     keys = np.full(links.shape[1] + 8, CANARY, np.int64)
     offset = c.code_offset(query)
     place, score = g.best_entry(query, offset, frozen(codes[entries]))
@@ -576,14 +576,15 @@ def run_walk(query, codes, links, entries, ef):
         frozen(links),
         (entries[place], score),
         ef,
+        stop,
         visited[32 : 32 + n],
         np.uint8(1),
         pool,
-        near,
+        near[:2],
         keys,
     )
     degree = links.shape[1]
-    ends = ((visited, 32 + n), (pool, ef + g.ROOM), (near, degree), (keys, degree))
+    ends = ((visited, 32 + n), (pool, ef + g.ROOM), (near, 2), (keys, degree))
     for array, start in ends:
         assert (array[start:] == CANARY).all()
     assert (visited[:32] == CANARY).all()
@@ -669,14 +670,17 @@ def test_scan__equals_sorted_codes(dim, top):
     st.sampled_from([8, 64, 97]),
     st.sampled_from([1, 2, 10, 50]),
     st.booleans(),
+    st.sampled_from([-1.0, 0.0, 0.25, 8.0]),
 )
-def test_walk__equals_the_naive_walk(damaged, seed, dim, ef, connected):
+def test_walk__equals_the_naive_walk(damaged, seed, dim, ef, connected, slack):
     n = size(250, 60)
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     links = drawn_links(seed, n, 6, connected=connected, damaged=damaged)
     entries = np.random.default_rng(seed).choice(n, 5, replace=False).astype(np.int32)
-    found, scored = run_walk(query, codes, links, entries, ef)
-    expected, expected_scored = naive.walk(query, codes, links, entries, ef)
+    top = float(np.linalg.norm(query) * np.linalg.norm(codes[entries[0]]))
+    stop = min(ef, 3), min(ef, 7), top, slack
+    found, scored = run_walk(query, codes, links, entries, ef, stop)
+    expected, expected_scored = naive.walk(query, codes, links, entries, ef, stop)
     assert_same_scores(found, expected, query, codes)
     assert scored == expected_scored
 
@@ -975,7 +979,7 @@ class Corpus:
             self.vectors,
             tuple(np.array(plan, np.int64).reshape(-1, 3).T.copy()),
             knobs,
-            1 / 127,
+            np.array([1 / 127, -1.0]),
             np.zeros(n + 1, np.uint8),
             (rows, scores, trace),
         )

@@ -30,8 +30,10 @@ from funnel.kernels.walk import ROOM, best_entry, scan, walk
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
-EF, SHORTLIST, CUT, K, WIDTH, BY_NORM = 0, 1, 2, 3, 4, 5
-KNOBS = 6
+EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK = 0, 1, 2, 3, 4, 5, 6
+KNOBS = 7
+# Places in `scales`.
+CODE_UNIT, SLACK = 0, 1
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
@@ -97,6 +99,7 @@ def retrieve(
     projected: Array,
     graph: tuple[Array, ...],
     knobs: Array,
+    scales: Array,
     visited: Array,
     epoch: np.uint8,
     pool: Array,
@@ -113,17 +116,18 @@ def retrieve(
     size, scored : int
         Nodes of the shortlist, nodes scored.
     scale : float32
-        What a node's integer score times the code's unit is multiplied by to be the
-        cosine of the coordinates.
+        What makes a node's integer score the cosine of the coordinates.
     """
     codes, neighbours, entry_nodes, entry_codes = graph[:4]
     coordinates = projected
     code = np.empty(codes.shape[1], np.int8)
     below = quantise(coordinates, code) * norm(coordinates)
-    scale = np.float32(1 / below) if below > 0 else np.float32(0)
+    scale = scales[CODE_UNIT] / below if below > 0 else 0.0
     offset, degree = code_offset(code), neighbours.shape[1]
     if degree == 0:
-        return scan(code, offset, codes, knobs[SHORTLIST], pool), len(codes), scale
+        size = scan(code, offset, codes, knobs[SHORTLIST], pool)
+        return size, len(codes), np.float32(scale)
+    top = 1 / scale if scale > 0 else 0.0
     place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
         code,
@@ -132,13 +136,14 @@ def retrieve(
         neighbours,
         (entry_nodes[place], score),
         knobs[EF],
+        (knobs[RANK], knobs[SHORTLIST], top, scales[SLACK]),
         visited,
         epoch,
         pool,
-        np.empty(degree, np.int32),
+        np.empty((2, degree), np.int32),
         np.empty(degree, np.int64),
     )
-    return min(size, knobs[SHORTLIST]), scored + len(entry_codes), scale
+    return min(size, knobs[SHORTLIST]), scored + len(entry_codes), np.float32(scale)
 
 
 @kernel
@@ -202,7 +207,7 @@ def search_many(
     vectors: tuple[tuple[Array, ...], Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
-    code_unit: float,
+    scales: Array,
     visited: Array,
     out: tuple[Array, Array, Array],
 ) -> int:
@@ -219,10 +224,11 @@ def search_many(
         (p, d) float32, (p, w) int8, (p,) float32; none (p = 0) where the projection is
         the embedding's own prefix.
     vectors, plan : see `rerank`
-    knobs : (6,) int64
-        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?
-    code_unit : float
-        The coordinate that a code of 1 stands for.
+    knobs : (7,) int64
+        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, and
+        the rank that the slack is measured from.
+    scales : (2,) float64
+        The coordinate that a code of 1 stands for; the walk's slack, −1 for none.
     visited : (v + 1,) uint8
         Kept between calls; its last entry is the epoch.
     out : rows (q, k) int64, scores (q, k) float32, trace (r, 4) int64
@@ -277,7 +283,7 @@ def search_many(
                 vectors,
                 plan,
                 knobs,
-                code_unit,
+                scales,
                 visited,
                 pool,
                 candidates,
@@ -295,7 +301,7 @@ def search_one(
     vectors: tuple[tuple[Array, ...], Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
-    code_unit: float,
+    scales: Array,
     visited: Array,
     pool: Array,
     candidates: tuple[Array, ...],
@@ -309,7 +315,9 @@ def search_one(
         return 1
     stages, began = len(plan[0]), ticks()
     epoch = next_epoch(visited)
-    size, scored, scale = retrieve(projected, graph, knobs, visited, epoch, pool)
+    size, scored, scale = retrieve(
+        projected, graph, knobs, scales, visited, epoch, pool
+    )
     n, rows, scores = len(vectors[2]), candidates[0], candidates[1]
     m = expand(pool[1:], size, graph, knobs[K], n, rows, scores)
     trace[0, ROWS_IN] += scored
@@ -322,7 +330,7 @@ def search_one(
     if stages > 0:
         m = rerank(query, vectors, plan, knobs, candidates, m, trace)
     else:
-        factor *= scale * np.float32(code_unit)
+        factor *= scale
     write_best(candidates, m, factor, out_rows, out_scores)
     return 0
 

@@ -1,6 +1,6 @@
 """How kernels are compiled: flags, the cache on disk, and the few intrinsics.
 
-The only file that knows Numba's flags; arithmetic on lanes is in `lanes.py`. It scores nothing. Every kernel file uses its
+The only file that knows Numba's flags. It scores nothing. Every kernel file uses its
 `kernel` decorator. With ``NUMBA_DISABLE_JIT=1`` kernels run as plain Python, and each
 intrinsic has a Python twin below.
 """

@@ -20,6 +20,7 @@ from funnel.kernels.types import Array
 NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+LOWEST_SCORE = LOWEST >> NODE_BITS
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
 
@@ -95,6 +96,56 @@ def unseen_links(
 
 
 @kernel
+def horizon(pool: Array, stop: tuple[int, int, float, float]) -> np.int64:
+    """Return the lowest score that is near enough to be expanded.
+
+    That is ``1 + slack`` times as far as the node of rank `rank`, as distances go that
+    fall from `top` with the score (1 − cosine).
+    """
+    rank, _, top, slack = stop
+    if slack < 0:
+        return np.int64(LOWEST_SCORE)
+    far = (1 + slack) * (top - (pool[rank] >> NODE_BITS))
+    return np.int64(np.ceil(max(top - far, LOWEST_SCORE)))
+
+
+@kernel
+def absorb(
+    query: Array,
+    offset: np.int32,
+    codes: Array,
+    neighbours: Array,
+    near: Array,
+    bound: np.int64,
+    pool: Array,
+    size: int,
+    ef: int,
+    keys: Array,
+) -> tuple[int, int]:
+    """Score the nodes `near` and keep the best of those above `bound` in the pool.
+
+    Returns
+    -------
+    size, lowest : int
+        Nodes in the pool now, and the lowest place that one of `near` took.
+    """
+    fresh, bound = 0, max(bound, pool[ef])
+    for i in range(len(near)):
+        score = score_code(query, codes[near[i]], offset)
+        keys[fresh] = (np.int64(score) << NODE_BITS) | (np.int64(near[i]) << 1)
+        fresh += int(keys[fresh] > bound)
+    lowest = ef
+    for i in range(fresh):
+        if keys[i] > pool[ef]:
+            # Whoever is kept is likely to be expanded: its links take longest.
+            for byte in range(0, 4 * neighbours.shape[1], LINE_BYTES):
+                prefetch(neighbours, (keys[i] >> 1) & NODE_MASK, byte)
+            lowest = min(lowest, insert(pool, size, ef, keys[i]))
+            size = min(size + 1, ef)
+    return size, lowest
+
+
+@kernel
 def walk(
     query: Array,
     offset: np.int32,
@@ -102,6 +153,7 @@ def walk(
     neighbours: Array,
     entry: tuple[int, np.int32],
     ef: int,
+    stop: tuple[int, int, float, float],
     visited: Array,
     epoch: np.uint8,
     pool: Array,
@@ -109,6 +161,10 @@ def walk(
     keys: Array,
 ) -> tuple[int, int]:
     """Walk the graph best first from `entry`, keeping the best `ef` nodes.
+
+    While the codes around one node are on their way from memory, those around the
+    node before it are scored: the next node to expand is the best of what was known
+    one step ago.
 
     Parameters
     ----------
@@ -120,11 +176,15 @@ def walk(
     entry : node and its score
     ef : int
         Length of the list: HNSW's ``ef_search``.
+    stop : rank, shortlist, top, slack
+        When to end before all that are kept have been expanded: see `horizon`. Rank and
+        shortlist, how many are wanted at least, are at most `ef`. A negative slack
+        never ends a walk.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
     pool : (≥ ef + ROOM,) int64, out
         The kept nodes from place 1 on, best first, as packed keys.
-    near : (≥ g,) int32, scratch
+    near : (2, g) int32, scratch
     keys : (≥ g,) int64, scratch
 
     Returns
@@ -134,35 +194,39 @@ def walk(
 
     References
     ----------
-    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2.
+    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2; the end by distance:
+    Al-Jazzazi et al. 2025, arXiv:2505.15636.
     """
     node, score = entry
     visited[node] = epoch
     clear(pool, ef)
     pool[1] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-    size, at, scored = 1, 0, 0
-    while at < size:
-        node = (pool[at + 1] >> 1) & NODE_MASK
-        pool[at + 1] |= 1
-        m = unseen_links(neighbours[node], codes, visited, epoch, near)
-        scored += m
-        fresh, bound = 0, pool[ef]
-        for i in range(m):
-            score = score_code(query, codes[near[i]], offset)
-            keys[fresh] = (np.int64(score) << NODE_BITS) | (np.int64(near[i]) << 1)
-            fresh += int(keys[fresh] > bound)
-        lowest = at + 1
-        for i in range(fresh):
-            if keys[i] > pool[ef]:
-                # Whoever is kept is likely to be expanded: its links take longest.
-                for byte in range(0, 4 * neighbours.shape[1], LINE_BYTES):
-                    prefetch(neighbours, (keys[i] >> 1) & NODE_MASK, byte)
-                lowest = min(lowest, insert(pool, size, ef, keys[i]))
-                size = min(size + 1, ef)
-        at = lowest
+    size, at, scored, waiting, side = 1, 0, 0, 0, 0
+    while True:
+        found, far = 0, horizon(pool, stop)
+        if at < size and pool[at + 1] >> NODE_BITS >= far:
+            node = (pool[at + 1] >> 1) & NODE_MASK
+            pool[at + 1] |= 1
+            found = unseen_links(neighbours[node], codes, visited, epoch, near[side])
+        elif waiting == 0:
+            return size, scored
+        scored += waiting
+        size, lowest = absorb(
+            query,
+            offset,
+            codes,
+            neighbours,
+            near[1 - side][:waiting],
+            min(far << NODE_BITS, pool[stop[1]]),
+            pool,
+            size,
+            ef,
+            keys,
+        )
+        at = min(at, lowest)
         while at < size and pool[at + 1] & 1:
             at += 1
-    return size, scored
+        waiting, side = found, 1 - side
 
 
 @kernel
