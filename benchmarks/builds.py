@@ -4,7 +4,7 @@ An index lives in ``<cache>/<data set>/<system>-<params>/index`` beside ``build.
 which is written last: a folder without it was interrupted and is built again. A kept
 index is used again only if nothing that made it has changed (parameters, versions of
 the libraries, for `funnel` its own source). It does not open or search. Called by
-`benchmarks.run`.
+`benchmarks.run` and, in a process of its own, by `benchmarks.peer_worker`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import versions
-from benchmarks.systems import BuildSettings, System
+from benchmarks.memory import PeakMemory
+from benchmarks.systems import BuildSettings, System, entry_of
 from benchmarks.truth import Workload
 
 BUILDERS = ("numpy", "numba", "faiss-cpu", "hnswlib")
@@ -37,6 +38,8 @@ class Built:
     build_s: float
     disk_bytes: int
     params: dict[str, object]
+    peak_bytes: int | None = None
+    """Anonymous memory that the build added at its peak; None where not known."""
 
 
 def bytes_below(path: Path) -> int:
@@ -55,11 +58,13 @@ def source_digest() -> str:
 
 def _stamp(system: System, settings: BuildSettings) -> dict[str, object]:
     """Everything that decides what a build makes and how long it takes."""
-    found = versions()
+    package = entry_of(system.key).package
+    needed = (*BUILDERS, *(() if system.name == "funnel" else (package,)))
+    found = versions(needed)
     return {
         "params": system.params,
         "settings": settings._asdict() | {"dims": list(settings.dims)},
-        "versions": {name: found.get(name) for name in BUILDERS},
+        "versions": {name: found.get(name) for name in needed},
         "source": source_digest() if system.name == "funnel" else None,
     }
 
@@ -82,7 +87,8 @@ def _kept(folder: Path, stamp: dict[str, object], *, any_source: bool) -> Built 
     if old != new:
         return None
     path, params = folder / "index", record["params"]
-    return Built(path, record["build_s"], bytes_below(path), params)
+    peak_bytes = record.get("peak_bytes")
+    return Built(path, record["build_s"], bytes_below(path), params, peak_bytes)
 
 
 class Builder:
@@ -156,10 +162,12 @@ class Builder:
         shutil.rmtree(folder, ignore_errors=True)
         path = folder / "index"
         path.mkdir(parents=True)
-        start = time.perf_counter()
-        chosen = system.build(vectors, path, self.settings)
-        build_s = time.perf_counter() - start
+        with PeakMemory() as peak:
+            start = time.perf_counter()
+            chosen = system.build(vectors, path, self.settings)
+            build_s = time.perf_counter() - start
         params = system.params | chosen
         record = {"stamp": stamp, "params": params, "build_s": build_s}
+        record["peak_bytes"] = peak.added_bytes
         (folder / "build.json").write_text(json.dumps(record, indent=1))
-        return Built(path, build_s, bytes_below(path), params)
+        return Built(path, build_s, bytes_below(path), params, peak.added_bytes)

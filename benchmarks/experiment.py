@@ -27,7 +27,7 @@ from benchmarks.metrics import Judge
 from benchmarks.probe import Startup, Task, compile_seconds, run_probe
 from benchmarks.progress import Steps
 from benchmarks.results import Record
-from benchmarks.systems import BuildSettings, Run, System
+from benchmarks.systems import BuildSettings, Run, System, main_run
 from benchmarks.truth import Truth, Workload, load_or_find
 
 COUNTED_QUERIES = 200
@@ -144,19 +144,22 @@ class Experiment:
     def _points(self) -> list[Point]:
         """List every system, run and effort, each curve in order of effort."""
         plan, n_rows = self.plan, self.workload.shape[0]
-        swept = {effort for effort in plan.sweep if effort <= n_rows}
+        swept = [effort for effort in plan.sweep if effort <= n_rows]
 
-        def efforts(run: Run) -> list[int | None]:
-            if run.knob is None:
-                return [None]
-            useful = {effort for effort in swept if effort >= run.least * plan.k}
-            return sorted(useful | {plan.shortlist})
+        def points(system: System, run: Run) -> Iterator[Point]:
+            efforts, chosen = run.efforts(swept, plan.k), run.near(plan.shortlist)
+            if run.knob:
+                efforts = sorted({*efforts, chosen})
+            for effort in efforts:
+                marked = effort in (None, chosen)
+                yield Point(system, run.name, run.knob, effort, marked)
 
         return [
-            Point(system, run.name, run.knob, effort, effort in (None, plan.shortlist))
+            point
             for system in self.systems
             for run in system.runs
-            for effort in efforts(run)
+            if not run.extra
+            for point in points(system, run)
         ]
 
     def _answer(self) -> None:
@@ -207,8 +210,9 @@ class Experiment:
             for system in self.systems:
                 step.next(system.key)
                 path, plan = str(built[system.key].path), self.plan
-                run = system.runs[-1].name
-                task = Task(system.key, path, run, plan.shortlist, plan.k, plan.threads)
+                run = main_run(system)
+                effort = run.near(plan.shortlist)
+                task = Task(system.key, path, run.name, effort, plan.k, plan.threads)
                 queries = self.workload.queries[:COUNTED_QUERIES]
                 if system.name not in compiled:
                     compiled[system.name] = compile_seconds(task)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -72,10 +73,10 @@ def describe(threads: int, build_threads: int) -> dict[str, object]:
     }
 
 
-def versions() -> dict[str, str | None]:
-    """Return Python's version and those of the packages that are measured."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
+    """Return Python's version, ours, and those of `packages`; None: not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -104,14 +104,14 @@ def answer_points(
     curves: dict[tuple[str, str], list[float]] = {}
     for point in points:
         curve = curves.setdefault((point.system.key, point.run), [])
-        if _has_ended(curve) and not point.chosen:
+        if has_ended(curve) and not point.chosen:
             continue
         rows = np.asarray(point.search(k)(queries)).astype(np.int64)
         curve.append(knn_recall(rows))
         yield point, rows, curve[-1]
 
 
-def _has_ended(curve: list[float]) -> bool:
+def has_ended(curve: list[float]) -> bool:
     """Tell whether more effort is of no use, from a curve's knn_recall so far."""
     last = curve[-NO_GAIN_POINTS:]
     stuck = len(last) == NO_GAIN_POINTS and last[-1] - last[0] < NO_GAIN
@@ -128,13 +128,19 @@ def time_round(
     n_round = len(next(iter(timings.values())).batch_us) if timings else 0
     order = np.random.default_rng(n_round).permutation(len(points))
     for point in (points[i] for i in order):
-        search, timing = point.search(k), timings[point]
-        search(queries[:WARM_QUERIES])
-        timing.batch_us.append(time_batch(search, queries))
         budget_s = ROW_BUDGET_S if point.chosen else CURVE_BUDGET_S
-        singles = _some_queries(queries, budget_s, search, n_round)
-        timing.single_us.append(time_singles(search, singles))
+        time_point(point.search(k), queries, timings[point], budget_s, n_round)
         yield point
+
+
+def time_point(
+    search: Search, queries: np.ndarray, timing: Timing, budget_s: float, n_round: int
+) -> None:
+    """Warm up, time one batch and as many single calls as fit in `budget_s`."""
+    search(queries[:WARM_QUERIES])
+    timing.batch_us.append(time_batch(search, queries))
+    singles = _some_queries(queries, budget_s, search, n_round)
+    timing.single_us.append(time_singles(search, singles))
 
 
 def time_batch(search: Search, queries: np.ndarray) -> float:

@@ -77,9 +77,9 @@ def _query_time(results: Mapping[str, Any], metric: str, path: Path) -> None:
         panel.axes.set_ylabel(f"{name}  (lower is better)")
         panel.axes.set_xlabel(f"{metric}  (further right is better)")
         panel.axes.tick_params(labelleft=True)
-        _decimal(panel.axes.yaxis)
+        decimal(panel.axes.yaxis)
         if stretched:
-            _stretch(panel.axes)
+            stretch(panel.axes)
         else:
             values = [one[metric] for one in results["sweep"]]
             worst, best = max(min(values), WORST_SHOWN * max(values)), max(values)
@@ -104,7 +104,7 @@ def _work(
     axes.set_xscale("log")
     axes.set_xlabel("MFLOPs a query  (grey: exact scan of a prefix)")
     axes.set_ylabel(f"{metric}  (higher is better)")
-    _decimal(axes.xaxis)
+    decimal(axes.xaxis)
     _finish(figure, [panel], f"{metric} against work", path)
 
 
@@ -154,7 +154,7 @@ class _Panel:
             for name, style, at in self.ends
             if at[0] >= leftmost
         )
-        places = _spread([spot for spot, *_ in spots], gap, height)
+        places = spread([spot for spot, *_ in spots], gap, height)
         for place, (_, name, colour, at) in zip(places, spots, strict=True):
             axes.annotate(
                 name,
@@ -184,7 +184,7 @@ class _Panel:
         )
 
 
-def _spread(wanted: list[float], gap: float, height: float) -> list[float]:
+def spread(wanted: list[float], gap: float, height: float) -> list[float]:
     """Move ascending places apart to at least `gap`, each as little as possible.
 
     Least squares under an order is isotonic regression, once the gaps are taken out.
@@ -201,7 +201,7 @@ def _shown(value: float | None, stretched: bool) -> float | None:
     return min(value, MOST_NINES) if stretched and value is not None else value
 
 
-def _stretch(axes: Axes) -> None:
+def stretch(axes: Axes) -> None:
     """Stretch the recall axis towards 1, where the curves differ."""
 
     def forward(value: np.ndarray) -> np.ndarray:
@@ -218,7 +218,7 @@ def _stretch(axes: Axes) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _decimal(axis: Any) -> None:
+def decimal(axis: Any) -> None:
     """Label a log axis at 1, 2 and 5 of each decade, in plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 1)))

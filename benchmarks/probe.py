@@ -21,9 +21,19 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.memory import anonymous_bytes
 from benchmarks.systems import make
 
 CACHE_VARIABLES = ("NUMBA_CACHE_DIR", "FUNNEL_CACHE_DIR")
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+    "TOKIO_WORKER_THREADS",
+    "LANCE_CPU_THREADS",
+)
 
 
 @dataclass(frozen=True)
@@ -50,16 +60,6 @@ class Startup:
     """Memory that is not mapped from files, of an open index that has searched."""
 
 
-def anonymous_bytes() -> int | None:
-    """Anonymous resident memory of this process; None where there is no /proc."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    line = next((x for x in status.splitlines() if x.startswith("RssAnon")), None)
-    return int(line.split()[1]) * 1024 if line else None
-
-
 def run_probe(task: Task, queries: np.ndarray) -> Startup:
     """Return what a fresh process measures with a few `queries` (q, full_dim)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -82,9 +82,7 @@ def compile_seconds(task: Task) -> float | None:
 
 def _child(verb: str, task: Task, folder: str, env: dict[str, str]) -> dict[str, float]:
     """Run one child and read the JSON that it prints last."""
-    threads = str(task.threads)
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    env = {**env, **dict.fromkeys(names, threads)}
+    env = {**env, **dict.fromkeys(THREAD_VARIABLES, str(task.threads))}
     given = json.dumps(task.__dict__ | {"folder": folder, "start": time.monotonic()})
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.probe", verb, given],

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.systems import NAMES
+from benchmarks.systems import MAIN, NAMES, PEERS
 
 ROOT = Path(__file__).parents[1]
 SWEEP = (10, 14, 20, 28, 40, 56, 80, 112, 160, 200, 280, 400, 800)
+ROUNDS, PEER_ROUNDS = 3, 5
 
 ABOUT = """\
 Measure funnel retrieval against exact search and other libraries, on one machine, in
@@ -37,11 +39,14 @@ examples:
       a small run to see that everything works
   python -m benchmarks.run --systems funnel,hnswlib --sweep 20,50,100 --rounds 5
       some systems, other points, more rounds
+  python -m benchmarks.run --peers --dataset NAME
+      funnel beside every peer, each in processes of its own
   python -m benchmarks.report results/docstrings
       show the report of an earlier run again
 
 It writes to --out: results.json, results.csv, sweep.csv, dims.json, report.md,
-runs/*.trec, and figures (PNG). benchmarks/README.md explains every column.
+runs/*.trec, and figures (PNG); with --peers a JSON file a peer.
+benchmarks/README.md explains every column.
 """
 
 
@@ -84,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     _data_arguments(out.add_argument_group("data"))
     _search_arguments(out.add_argument_group("what is measured"))
     _timing_arguments(out.add_argument_group("how it is timed"))
+    _peer_arguments(out.add_argument_group("beside every peer"))
     _other_arguments(out.add_argument_group("output and kept indexes"))
     return out
 
@@ -141,9 +147,9 @@ def _search_arguments(group: Any) -> None:
     group.add_argument(
         "--systems",
         type=system_names,
-        default=NAMES,
         metavar="NAME,…",
-        help=f"some of {', '.join(NAMES)} (default: all)",
+        help=f"some of {', '.join(NAMES)} (default: {', '.join(MAIN)}; with --peers "
+        "all but funnel, which is always measured there)",
     )
 
 
@@ -161,13 +167,53 @@ def _timing_arguments(group: Any) -> None:
         help="threads of every build (default: all cores)",
     )
     group.add_argument(
-        "--rounds", type=positive, default=3, help="interleaved rounds (%(default)s)"
+        "--rounds",
+        type=positive,
+        help="interleaved rounds (3, with --peers 5)",
+    )
+
+
+def _peer_arguments(group: Any) -> None:
+    group.add_argument(
+        "--peers",
+        action="store_true",
+        help="measure funnel beside every peer that is installed, one process a peer",
+    )
+    group.add_argument(
+        "--peer-threads",
+        type=numbers,
+        default=(1, 2),
+        metavar="T,T,…",
+        help="threads of the searches, measured one after the other (1,2)",
+    )
+    group.add_argument(
+        "--build-limit",
+        type=positive,
+        default=40,
+        metavar="MIN",
+        help="minutes that a build may take (%(default)s)",
+    )
+    group.add_argument(
+        "--measure-limit",
+        type=positive,
+        default=20,
+        metavar="MIN",
+        help="minutes after which no further round begins (%(default)s)",
+    )
+    group.add_argument(
+        "--drop-indexes",
+        action="store_true",
+        help="delete a peer's index once it is measured",
     )
 
 
 def _other_arguments(group: Any) -> None:
     group.add_argument(
-        "--out", type=Path, metavar="DIR", help="default: results/<data set>"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="default: results/<data set>; with "
+        "--peers results/peers, for a folder a data set",
     )
     group.add_argument(
         "--cache",
@@ -196,7 +242,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from funnel.errors import InvalidArgumentError  # after --help: it takes a second
 
     try:
-        measure_and_write(args)
+        if args.peers:
+            measure_peers(args)
+        else:
+            measure_and_write(args)
     except InvalidArgumentError as error:
         arguments.error(str(error))
 
@@ -231,13 +280,13 @@ def measure_and_write(args: argparse.Namespace) -> None:
     from benchmarks.systems import available
     from benchmarks.truth import make_workload
 
-    systems, missing = available(args.systems)
+    systems, missing = available(args.systems or MAIN)
     data = load_data(args)
     plan = Plan(
         k=args.k,
         shortlist=min(args.shortlist, len(data.corpus)),
         sweep=args.sweep,
-        rounds=args.rounds,
+        rounds=args.rounds or ROUNDS,
         threads=args.threads,
         build_threads=args.build_threads or machine.cores(),
     )
@@ -251,6 +300,44 @@ def measure_and_write(args: argparse.Namespace) -> None:
     write(folder, results, dims, experiment)
     show(results, dims)
     print(f"\nwritten to {folder}/")
+
+
+def measure_peers(args: argparse.Namespace) -> None:
+    """Measure every peer in processes of its own, write a file each, show a table."""
+    from benchmarks import machine
+    from benchmarks.peer_report import show
+    from benchmarks.peer_results import read_folder
+    from benchmarks.peers import PeerPlan, PeerRun
+    from benchmarks.progress import Steps
+    from benchmarks.truth import load_or_find, make_workload
+
+    data = load_data(args)
+    workload = make_workload(data, args.dims)
+    with Steps() as steps, steps.step("find exact answers", len(data.corpus)) as step:
+        load_or_find(workload, args.k, args.cache / "cache", step.advance)
+    plan = PeerPlan(
+        k=args.k,
+        sweep=args.sweep,
+        rounds=args.rounds or PEER_ROUNDS,
+        threads=args.peer_threads,
+        build_threads=args.build_threads or machine.cores(),
+        build_s=60.0 * args.build_limit,
+        measure_s=60.0 * args.measure_limit,
+        rebuild=args.rebuild,
+        any_source=args.any_source,
+        drop=args.drop_indexes,
+    )
+    given = {"spec": args.dataset, "cache": str(args.cache.resolve())}
+    given |= {name: getattr(args, name) for name in ("n", "dim", "queries", "dims")}
+    folder = (args.out or Path("results") / "peers") / data.name
+    PeerRun(workload, given, plan, folder, say).run(args.systems or PEERS)
+    show(read_folder(folder))
+    print(f"\nwritten to {folder}/")
+
+
+def say(line: str) -> None:
+    """Show what is under way."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def write(

@@ -24,11 +24,33 @@ class Run(NamedTuple):
 
     `knob` is the field's name of the number (``"ef_search"``, ``"shortlist"``), or
     None for an exhaustive search that has none; less than `least` × k changes nothing.
+    `sweep` holds the efforts of a knob that the plan's do not suit. A system with a
+    second knob has a run for each of its values; only `benchmarks.peers` asks for
+    those that are `extra`.
     """
 
     name: str
     knob: str | None = None
-    least: int = 1
+    least: float = 1
+    sweep: tuple[int, ...] = ()
+    extra: bool = False
+
+    def efforts(self, planned: Iterable[int], k: int) -> list[int | None]:
+        """Return the efforts to sweep, ascending: its own, or those `planned`."""
+        if self.knob is None:
+            return [None]
+        if self.sweep:
+            return list(self.sweep)
+        return sorted(effort for effort in planned if effort >= self.least * k)
+
+    def near(self, effort: int) -> int:
+        """Return `effort`, or what comes nearest to it in a sweep of its own."""
+        return min(self.sweep, key=lambda one: abs(one - effort), default=effort)
+
+
+def grid(main: str, runs: Iterable[Run]) -> tuple[Run, ...]:
+    """Return `runs` over a second knob, all `extra` but the one named `main`."""
+    return tuple(run._replace(extra=run.name != main) for run in runs)
 
 
 class BuildSettings(NamedTuple):
@@ -101,33 +123,94 @@ class CompiledSystem(System, Protocol):
         ...
 
 
+class Uncounted:
+    """For libraries that do not say what a query read."""
+
+    def work(self, run: str, k: int, effort: int, queries: np.ndarray) -> Work:
+        """Unknown."""
+        return Work(None, None)
+
+
 class Entry(NamedTuple):
-    """Where an adapter is: import `module`, call `factory`."""
+    """Where an adapter is: import `module`, call `factory`; who publishes its library.
+
+    The plain command takes the entries that are `main`, ``--peers`` all but `funnel`.
+    """
 
     key: str
     name: str
     module: str
     factory: str
+    package: str = "faiss-cpu"
+    main: bool = False
+
+
+def _peer(
+    key: str, module: str, factory: str, package: str = "faiss-cpu", main: bool = False
+) -> Entry:
+    return Entry(key, key, module, factory, package, main)
+
+
+def _ours(key: str, factory: str) -> Entry:
+    return Entry(key, "funnel", "funnel_index", factory, "funnel-index", main=True)
 
 
 REGISTRY = (
-    Entry("funnel-prefix", "funnel", "funnel_index", "over_prefix"),
-    Entry("funnel-pca", "funnel", "funnel_index", "over_principal_axes"),
-    Entry("funnel-paper", "funnel", "funnel_index", "as_in_the_paper"),
-    Entry("faiss-flat", "faiss-flat", "faiss_flat", "FaissFlat"),
-    Entry("faiss-hnsw-sq8", "faiss-hnsw-sq8", "faiss_hnsw_sq8", "FaissHnswSq8"),
-    Entry("hnswlib", "hnswlib", "hnswlib_full", "HnswlibFull"),
+    _ours("funnel-prefix", "over_prefix"),
+    _ours("funnel-pca", "over_principal_axes"),
+    _ours("funnel-paper", "as_in_the_paper"),
+    _peer("faiss-flat", "faiss_flat", "FaissFlat", main=True),
+    _peer("faiss-hnsw-sq8", "faiss_hnsw", "FaissHnswSq8", main=True),
+    _peer("hnswlib", "hnswlib_full", "HnswlibFull", "hnswlib", main=True),
+    _peer("diy", "diy", "Diy"),
+    _peer("two-stage", "two_stage", "TwoStage", "hnswlib"),
+    _peer("faiss-hnsw", "faiss_hnsw", "FaissHnsw"),
+    _peer("faiss-hnsw-rabitq", "faiss_hnsw", "FaissHnswRabitq"),
+    _peer("faiss-hnsw-panorama", "faiss_hnsw", "FaissHnswPanorama"),
+    _peer("faiss-ivfpq-fs", "faiss_ivfpq", "FaissIvfPqFastScan"),
+    _peer("usearch-f32", "usearch_index", "in_float32", "usearch"),
+    _peer("usearch-f16", "usearch_index", "in_float16", "usearch"),
+    _peer("usearch-i8", "usearch_index", "in_int8", "usearch"),
+    _peer("voyager-f32", "voyager_index", "in_float32", "voyager"),
+    _peer("voyager-e4m3", "voyager_index", "in_e4m3", "voyager"),
+    _peer("scann", "scann_index", "Scann", "scann"),
+    _peer("ngt-anng", "ngt_index", "anng", "ngt"),
+    _peer("ngt-onng", "ngt_index", "onng", "ngt"),
+    _peer("ngt-qg", "ngt_index", "qg", "ngt"),
+    _peer("lancedb-ivf-hnsw-sq", "lancedb_index", "hnsw_sq", "lancedb"),
+    _peer("lancedb-ivf-pq", "lancedb_index", "ivf_pq", "lancedb"),
+    _peer("zvec", "zvec_index", "in_float32", "zvec"),
+    _peer("zvec-int8", "zvec_index", "in_int8", "zvec"),
+    _peer("zvec-rabitq", "zvec_index", "in_rabitq", "zvec"),
+    _peer("pynndescent", "pynndescent_index", "in_float32", "pynndescent"),
+    _peer("pynndescent-int8", "pynndescent_index", "in_int8", "pynndescent"),
 )
 
 NAMES = tuple(dict.fromkeys(entry.name for entry in REGISTRY))
 """What ``--systems`` accepts."""
 
+MAIN = tuple(dict.fromkeys(entry.name for entry in REGISTRY if entry.main))
+"""What the plain command measures."""
+
+PEERS = tuple(name for name in NAMES if name != "funnel")
+"""What ``--peers`` measures `funnel` against."""
+
+
+def entry_of(key: str) -> Entry:
+    """Return the registry's line of a system's key."""
+    return next(entry for entry in REGISTRY if entry.key == key)
+
 
 def make(key: str) -> System:
     """Return a new, unopened adapter; ImportError if its library is missing."""
-    entry = next(entry for entry in REGISTRY if entry.key == key)
+    entry = entry_of(key)
     module = importlib.import_module(f"{__name__}.{entry.module}")
     return getattr(module, entry.factory)()
+
+
+def main_run(system: System) -> Run:
+    """Return the run that stands for a system where one has to: the last main one."""
+    return [run for run in system.runs if not run.extra][-1]
 
 
 def available(names: Iterable[str]) -> tuple[list[System], dict[str, str]]:

@@ -5,43 +5,25 @@ Inner product over normalised vectors, float32, full width. Used by `benchmarks.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import faiss
 import numpy as np
 
-from benchmarks.systems import BuildSettings, Run, Search, Work
+from benchmarks.systems import BuildSettings, Run, Work
+from benchmarks.systems.faiss_common import FaissIndex
 
 
-class FaissFlat:
+class FaissFlat(FaissIndex):
     """One matrix in memory; a batch is one matrix product (BLAS)."""
 
     key = name = "faiss-flat"
     runs = (Run("exact"),)
 
     def __init__(self) -> None:
-        self.params: dict[str, object] = {"index": "IndexFlatIP"}
-        self._index: faiss.Index | None = None
+        super().__init__(index="IndexFlatIP")
 
-    def build(
-        self, vectors: np.ndarray, path: Path, settings: BuildSettings
-    ) -> dict[str, object]:
-        """Copy the rows into an index and save it."""
-        faiss.omp_set_num_threads(settings.threads)
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
-        faiss.write_index(index, str(path / "index.faiss"))
-        return {}
-
-    def open(self, path: Path, threads: int) -> None:
-        """Read the index into memory."""
-        faiss.omp_set_num_threads(threads)
-        self._index = faiss.read_index(str(path / "index.faiss"))
-
-    def prepare(self, run: str, k: int, effort: int) -> Search:
-        """Return the scan; there is no effort to set."""
-        index = self._index
-        return lambda queries: index.search(queries, k)[1]
+    def empty(self, vectors: np.ndarray, settings: BuildSettings) -> faiss.Index:
+        """Return an empty matrix."""
+        return faiss.IndexFlatIP(vectors.shape[1])
 
     def work(self, run: str, k: int, effort: int, queries: np.ndarray) -> Work:
         """Every dim of every row."""
