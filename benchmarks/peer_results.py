@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.pareto import Point, qps_at
 from benchmarks.results import read_json
+from benchmarks.systems import family
 
 Record = dict[str, Any]
 TARGETS = (0.90, 0.95, 0.99)
@@ -67,7 +68,7 @@ def points(record: Record, mode: str, side: str, run: str | None = None) -> list
     return [
         (one["knn_recall"], 1e6 / float(np.median(one[MODES[mode]])))
         for one in record["points"]
-        if one["side"] == side and run in (None, one["run"])
+        if one["side"] == side and run in (None, family(one["run"]))
     ]
 
 

@@ -30,7 +30,7 @@ from benchmarks.measure import (
     time_singles,
 )
 from benchmarks.metrics import knn_recall
-from benchmarks.systems import BuildSettings, Search, System, make
+from benchmarks.systems import BuildSettings, Search, System, family, make
 from benchmarks.truth import Truth, Workload, load_or_find, make_workload
 
 OUR_RUNS = {"funnel-pca": ("funnel_pca",), "funnel-prefix": ("funnel",)}
@@ -142,7 +142,7 @@ def _points(
         Point(system, run.name, run.knob, effort)
         for system in systems
         for run in system.runs
-        if not runs or run.name in runs[system.key]
+        if not runs or family(run.name) in runs[system.key]
         for effort in run.efforts(sweep, k)
     ]
 

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from funnel.graph.adjacency import (
-    ENTRY_BYTES,
+    ENTRIES,
     choose_entries,
     link_unreachable,
     unreachable,
@@ -775,17 +775,22 @@ def test_choose_entries__are_a_few_distinct_nodes(upper):
     levels[np.random.default_rng(0).choice(n, upper, replace=False)] = 1
     levels[levels.argmax()] = 4 if upper else 0
     links = Links(np.empty((n, 0), np.int32), levels)
-    for code_bytes in (64, 256, ENTRY_BYTES, 2 * ENTRY_BYTES):
-        few = choose_entries(links, code_bytes)
-        assert 0 < len(few) <= max(1, ENTRY_BYTES // code_bytes)
-    entries = choose_entries(links, 64)
+    entries = choose_entries(links)
+    assert len(entries) == ENTRIES
     assert len(set(entries.tolist())) == len(entries)
     assert entries.dtype == np.int32
     assert entries.min() >= 0
     assert entries.max() < n
-    if upper:
-        assert levels[entries].min() >= 1
-        assert levels.argmax() in entries
+    high = np.flatnonzero(levels)
+    within, without = (high, entries) if upper <= ENTRIES else (entries, high)
+    assert set(within) <= set(without)
+    assert upper == 0 or levels.argmax() in entries
+    assert np.ptp(entries) > n / 2
+
+
+def test_choose_entries__are_all_nodes_of_a_small_graph():
+    links = Links(np.empty((7, 0), np.int32), np.zeros(7, np.int32))
+    assert choose_entries(links).tolist() == list(range(7))
 
 
 # ---- the funnel

@@ -48,6 +48,11 @@ class Run(NamedTuple):
         return min(self.sweep, key=lambda one: abs(one - effort), default=effort)
 
 
+def family(run: str) -> str:
+    """Return the run that `run` is a curve of: "funnel_pca" of "funnel_pca+20"."""
+    return run.partition("+")[0]
+
+
 def grid(main: str, runs: Iterable[Run]) -> tuple[Run, ...]:
     """Return `runs` over a second knob, all `extra` but the one named `main`."""
     return tuple(run._replace(extra=run.name != main) for run in runs)

@@ -13,10 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.systems import BuildSettings, Run, Search, Work
-from funnel import Cascade, FunnelIndex
+from benchmarks.systems import BuildSettings, Run, Search, Work, family
+from funnel import Cascade, FunnelIndex, Stage
 
 M, EF_CONSTRUCTION = 16, 200
+RERANKED = (11, 13, 16, 20, 28, 40, 56)
+SLACK_RERANKED = (20, 28, 40, 56)
+SLACKS = (20, 40, 60, 80, 100, 120, 150, 180)  # thousandths
+LONGEST_WALK = 1000
 PAPER_DIMS = (16, 32, 64, 128, 256)
 
 
@@ -44,6 +48,11 @@ class Funnel:
         knobs = {"exact": None, "prefix": None, "prefix_ann": "ef_search"}
         self.runs = tuple(
             Run(run, knobs.get(mode, "shortlist")) for run, mode in modes.items()
+        ) + tuple(
+            one
+            for run in modes
+            if run in ("funnel", "funnel_pca")
+            for one in _grid(run)
         )
 
     def build(
@@ -68,7 +77,11 @@ class Funnel:
 
     def _search(self, run: str, k: int, effort: int, **more: Any) -> Any:
         """Bind the engine's search to a run: a function of queries that gives hits."""
-        mode, given = self._modes[run], {"threads": self._threads, **more}
+        mode, given = self._modes[family(run)], {"threads": self._threads, **more}
+        if "+" in run:
+            return partial(
+                self._index.search, k=k, **given, **self._told(run, k, effort)
+            )
         if mode == "prefix_ann":
             given["ef_search"] = effort
         elif mode in ("rerank", "funnel"):
@@ -78,6 +91,15 @@ class Funnel:
             dims = (*(d for d in PAPER_DIMS if d < full_dim), full_dim)
             given["cascade"] = Cascade.halving(effort, dims, k)
         return partial(self._index.search, k=k, mode=mode, **given)
+
+    def _told(self, run: str, k: int, effort: int) -> dict[str, Any]:
+        """Return the arguments of a run of the grid."""
+        rows = int(run.partition("+")[2].rstrip("s"))
+        cascade = Cascade([Stage(self._index.full_dim, k)])
+        walk = {"ef_search": effort}
+        if run.endswith("s"):
+            walk = {"ef_search": LONGEST_WALK, "slack": effort / 1000}
+        return {"shortlist": rows, "cascade": cascade} | walk
 
     def work(self, run: str, k: int, effort: int, queries: np.ndarray) -> Work:
         """Count as the MRL paper does, from the trace; axes cost a projection too.
@@ -100,6 +122,22 @@ class Funnel:
     def warm(self) -> float:
         """Compile every kernel; seconds."""
         return self._index.warmup()
+
+
+def _grid(run: str) -> tuple[Run, ...]:
+    """Return the curves that a second knob, the rows reranked, gives a run.
+
+    "funnel_pca+20" reranks 20 rows at full width at once, whatever the walk's
+    ef_search; "funnel_pca+20s" ends its walk by slack instead.
+    """
+    listed = (
+        Run(f"{run}+{rows}", "ef_search", rows / 10, extra=True) for rows in RERANKED
+    )
+    ended = (
+        Run(f"{run}+{rows}s", "slack_thousandths", 1, SLACKS, extra=True)
+        for rows in SLACK_RERANKED
+    )
+    return (*listed, *ended)
 
 
 def over_prefix() -> Funnel:

@@ -129,7 +129,7 @@ class SegmentBuilder:
             seed=o.seed,
             threads=o.threads,
         )
-        entries = choose_entries(links, code_width(self._projection.code_dim))
+        entries = choose_entries(links)
         lost = link_unreachable(links.neighbours, int(entries[0]))
         self._put("links", "node", links.neighbours)
         self._put("entries", "node", np.concatenate([entries, lost]))
