@@ -16,10 +16,14 @@ from matplotlib.figure import Figure
 
 from benchmarks.pareto import Point, front
 from benchmarks.peer_report import SAID
-from benchmarks.peer_results import MODES, OWN_PREFIX, SUBJECT, Files, points
+from benchmarks.peer_results import HALVES, MODES, OWN_PREFIX, SUBJECT, Files, points
 from benchmarks.plots import DPI, MOST_NINES, decimal, spread, stretch
 
-OURS = {SUBJECT: ("#D55E00", "o"), OWN_PREFIX: ("#0072B2", "s")}
+OURS = {
+    SUBJECT: ("#D55E00", "o"),
+    HALVES: ("#CC79A7", "^"),
+    OWN_PREFIX: ("#0072B2", "s"),
+}
 GREYS, MARKERS = ("0.1", "0.35", "0.55"), "*Xdp>18H<vP"
 LEAST_SHOWN = 0.7
 

@@ -19,7 +19,7 @@ from benchmarks.systems import family
 
 Record = dict[str, Any]
 TARGETS = (0.90, 0.95, 0.99)
-SUBJECT, OWN_PREFIX = "funnel_pca", "funnel"
+SUBJECT, HALVES, OWN_PREFIX = "funnel_pca", "funnel_pca_f16", "funnel"
 MODES = {"batch": "batch_us", "single": "single_p50_us"}
 ALONE = "funnel-pca"
 

@@ -33,7 +33,11 @@ from benchmarks.metrics import knn_recall
 from benchmarks.systems import BuildSettings, Search, System, family, make
 from benchmarks.truth import Truth, Workload, load_or_find, make_workload
 
-OUR_RUNS = {"funnel-pca": ("funnel_pca",), "funnel-prefix": ("funnel",)}
+OUR_RUNS = {
+    "funnel-pca": ("funnel_pca",),
+    "funnel-f16": ("funnel_pca_f16",),
+    "funnel-prefix": ("funnel",),
+}
 SINGLES_S = 0.15  # of single calls a point and round
 REPEATED_US = 2e6
 SLOWEST_US = 20_000.0  # a point beyond is skipped, and its curve ends

@@ -51,10 +51,16 @@ def behind(one: Duel) -> bool:
 
 def verdicts(sets: Sequence[Files]) -> list[Verdict]:
     """Judge everything that was aimed at."""
+    scaling = _times(1.8, list(_scaling(sets)), "itself with one thread, one batch")
+    return [*speed_verdicts(sets, SUBJECT), scaling, _build(sets), _memory(sets)]
+
+
+def speed_verdicts(sets: Sequence[Files], subject: str) -> list[Verdict]:
+    """Judge what was aimed at in speed for one of our runs."""
     batches = [
         one
         for files in sets
-        for one in duels(files)
+        for one in duels(files, subject)
         if one.mode == "batch" and one.target in AIMED_AT
     ]
     hand_made = [one for one in batches if one.peer == HAND_MADE]
@@ -64,9 +70,6 @@ def verdicts(sets: Sequence[Files]) -> list[Verdict]:
         _times(8, hnswlib, "hnswlib at full width, one batch"),
         _times(4, others, "the best peer, one batch"),
         _times(1.5, hand_made, "the best recipe by hand (`diy`), one batch"),
-        _times(1.8, list(_scaling(sets)), "itself with one thread, one batch"),
-        _build(sets),
-        _memory(sets),
     ]
 
 

@@ -22,7 +22,8 @@ READ_ROWS = 16_384  # of a batch that is handed to Arrow
 
 def find_rows(snapshot: Snapshot, ids: Any, path: Path) -> Rows:
     """Return the row of each id, or name the first that the index at `path` lacks."""
-    if isinstance(ids, str | bytes) or not isinstance(ids, Sequence | np.ndarray):
+    text = isinstance(ids, str | bytes | bytearray | memoryview)
+    if text or not isinstance(ids, Sequence | np.ndarray):
         raise InvalidTypeError(
             f"ids must be a sequence of ids, not {type(ids).__name__} {ids!r}"
         )

@@ -1014,6 +1014,8 @@ READS = [
     bad("None", lambda w: w.index.get(None), InvalidTypeError, "NoneType"),
     bad("one text", lambda w: w.texts.get("doc 1"), InvalidTypeError, "'doc 1'"),
     bad("one number", lambda w: w.index.get(100), InvalidTypeError, "100"),
+    bad("bytes", lambda w: w.index.get(bytearray(b"d")), InvalidTypeError, "bytearray"),
+    bad("a view", lambda w: w.index.get(memoryview(b"d")), InvalidTypeError, "view"),
     bad("a set", lambda w: w.index.get({100}), InvalidTypeError, "set"),
     bad(
         "2-D",

@@ -156,14 +156,15 @@ def _peer(
     return Entry(key, key, module, factory, package, main)
 
 
-def _ours(key: str, factory: str) -> Entry:
-    return Entry(key, "funnel", "funnel_index", factory, "funnel-index", main=True)
+def _ours(key: str, factory: str, main: bool = True) -> Entry:
+    return Entry(key, "funnel", "funnel_index", factory, "funnel-index", main)
 
 
 REGISTRY = (
     _ours("funnel-prefix", "over_prefix"),
     _ours("funnel-pca", "over_principal_axes"),
     _ours("funnel-paper", "as_in_the_paper"),
+    _ours("funnel-f16", "stored_as_halves", main=False),
     _peer("faiss-flat", "faiss_flat", "FaissFlat", main=True),
     _peer("faiss-hnsw-sq8", "faiss_hnsw", "FaissHnswSq8", main=True),
     _peer("hnswlib", "hnswlib_full", "HnswlibFull", "hnswlib", main=True),
@@ -230,7 +231,8 @@ def available(names: Iterable[str]) -> tuple[list[System], dict[str, str]]:
     """
     wanted, systems, missing = set(names), [], {}
     for entry in REGISTRY:
-        if entry.name not in wanted:
+        only_beside_peers = entry.name == "funnel" and not entry.main
+        if entry.name not in wanted or only_beside_peers:
             continue
         try:
             systems.append(make(entry.key))

@@ -153,6 +153,12 @@ def over_principal_axes() -> Funnel:
     return Funnel("funnel-pca", {"projection": "pca"}, modes)
 
 
+def stored_as_halves() -> Funnel:
+    """Graph and codes over principal axes, the vectors stored as float16."""
+    given = {"projection": "pca", "dtype": "float16"}
+    return Funnel("funnel-f16", given, {"funnel_pca_f16": "funnel"})
+
+
 def as_in_the_paper() -> Funnel:
     """Retrieve at 16 dims, then 200→100→50→25→10 over 32, 64, 128, 256 and all dims.
 
