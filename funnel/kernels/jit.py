@@ -145,14 +145,18 @@ HALVES = _has_halves()
 def _widened_by_bits(builder: Any, bits: Any) -> Any:
     """Widen a float16 by moving its bits and scaling: for CPUs that cannot.
 
-    Exact for all finite numbers, subnormal ones included.
+    Scaling is exact, for subnormal numbers too; inf and NaN get all bits of a float32's
+    exponent instead.
     """
     i32, f32 = ir.IntType(32), ir.FloatType()
     wide = builder.zext(bits, i32)
     magnitude = builder.shl(builder.and_(wide, i32(0x7FFF)), i32(13))
     scaled = builder.fmul(builder.bitcast(magnitude, f32), f32(2.0**112))
+    finite = builder.icmp_unsigned("<", magnitude, i32(0x7C00 << 13))
+    endless = builder.or_(magnitude, i32(0x7F800000))
+    bits = builder.select(finite, builder.bitcast(scaled, i32), endless)
     sign = builder.shl(builder.and_(wide, i32(0x8000)), i32(16))
-    return builder.bitcast(builder.or_(builder.bitcast(scaled, i32), sign), f32)
+    return builder.bitcast(builder.or_(bits, sign), f32)
 
 
 if COMPILED:
