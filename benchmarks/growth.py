@@ -1,9 +1,9 @@
 """How cost grows with rows and with dims: ``python -m benchmarks.growth``.
 
-Builds and searches synthetic data of several sizes, one process a point, fits power laws
-and draws them. With ``--larger-than-memory`` it builds and searches one large index from
-a stream instead, in processes that may not hold its vectors. A point that an earlier
-run left is not measured again. benchmarks/README.md explains it.
+Builds and searches synthetic data of several sizes, one process a point, fits power
+laws and draws them. With ``--larger-than-memory`` it builds and searches one large
+index from a stream instead, in processes that may not hold its vectors. A point that an
+earlier run left is not measured again. benchmarks/README.md explains it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any, NamedTuple
 from benchmarks.children import LONGEST_MESSAGE, ROOT, ChildError
 from benchmarks.probe import THREAD_VARIABLES, Task, run_probe
 from benchmarks.run import SWEEP, numbers, positive, say
+from benchmarks.tables import size
 
 ROWS, DIMS = (10_000, 100_000, 1_000_000), (256, 512, 1024, 2048, 4096)
 DIM, N = 256, 50_000
-LARGE_ROWS, LARGE_DIM, LARGE_DTYPE = 4_000_000, 768, "float16"
+LARGE_ROWS, LARGE_DIM = 4_000_000, 768
+LARGE_DTYPE, LARGE_ITEM_BYTES = "float16", 2
 JUDGED_QUERIES = 200
 PROBED_EFFORT = 100
+LAST_LINES = 4  # of an error: the very last may come from a process beside it
 MEASURED_WITH = ("numpy", "numba", "llvmlite", "pyarrow", "faiss-cpu", "hnswlib")
 
 Record = dict[str, Any]
@@ -83,6 +86,9 @@ def parser() -> argparse.ArgumentParser:
         help="memory of its own that a process may have (half of the vectors)",
     )
     large.add_argument(
+        "--graph-dim", type=positive, help="dims of the graph (measured)"
+    )
+    large.add_argument(
         "--builder", choices=("auto", "hnswlib", "faiss"), default="auto"
     )
     return out
@@ -117,7 +123,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure_growth(growth: Growth, args: argparse.Namespace) -> None:
     """Measure every point, then fit, draw and show."""
-    from benchmarks.growth_report import draw, fit_table, fits, point_table, show
+    from benchmarks.growth_report import (
+        cost_table,
+        draw,
+        fit_table,
+        fits,
+        search_table,
+        show,
+    )
     from benchmarks.results import write_json
 
     dim = args.dim or DIM
@@ -130,18 +143,24 @@ def measure_growth(growth: Growth, args: argparse.Namespace) -> None:
     exponents = fits(records, dim, args.n)
     write_json({"dim": dim, "n": args.n, "fits": exponents}, args.out / "fits.json")
     draw(records, dim, args.n, args.out / "growth.png")
-    show([point_table(records), fit_table(exponents, dim, args.n)])
+    tables = cost_table(records), search_table(records)
+    show([*tables, fit_table(exponents, dim, args.n)])
 
 
 def measure_large(growth: Growth, args: argparse.Namespace) -> None:
     """Measure indexes that are larger than the memory their processes may have."""
     from benchmarks.growth_report import show, streamed_table
 
-    for n in args.rows or (LARGE_ROWS,):
-        limit = args.limit_mb and args.limit_mb * 1_000_000
-        record = growth.large(n, args.dim or LARGE_DIM, limit, args.builder)
-        if record["status"] == "measured":
-            show([streamed_table(record)])
+    limit = args.limit_mb and args.limit_mb * 1_000_000
+    how = {"graph_dim": args.graph_dim, "builder": args.builder}
+    found = [
+        growth.large(n, args.dim or LARGE_DIM, limit, how)
+        for n in args.rows or (LARGE_ROWS,)
+    ]
+    records = [one for one in found if one["status"] == "measured"]
+    if not records:
+        sys.exit("no index could be measured")
+    show(streamed_table(record) for record in records)
 
 
 class Growth:
@@ -180,39 +199,37 @@ class Growth:
 
         return self._finish(name, facts, measure)
 
-    def large(self, n: int, dim: int, limit: int | None, builder: str) -> Record:
-        """Return an index that was built and searched within `limit` bytes."""
-        name = f"streamed-{n}x{dim}"
-        vector_bytes = n * dim * 2
-        sizes = {
-            "vector_bytes": vector_bytes,
-            "limit_bytes": limit or vector_bytes // 2,
-        }
-        stamp = self._stamp(n=n, dim=dim, builder=builder, **sizes)
-        path = self.cache / "cache" / name
+    def large(self, n: int, dim: int, limit: int | None, how: Record) -> Record:
+        """Return an index that was built and searched within `limit` bytes.
+
+        `how` holds arguments of the build.
+        """
+        name, vector_bytes = f"streamed-{n}x{dim}", n * dim * LARGE_ITEM_BYTES
+        sizes = {"vector_bytes": vector_bytes}
+        sizes["limit_bytes"] = limit or vector_bytes // 2
+        stamp = self._stamp(n=n, dim=dim, **how, **sizes)
         kept = self._kept(name, stamp)
         if kept and kept["status"] == "measured":
             say(f"{name}: kept")
             return kept
-        task = {"n": n, "dim": dim, "path": str(path), "dtype": LARGE_DTYPE}
-        task |= {"builder": builder, "judged": JUDGED_QUERIES, **sizes}
-        task |= self.plan._asdict()
         facts = self._facts(n, dim, stamp) | sizes | {"dtype": LARGE_DTYPE}
+        path = self.cache / "cache" / name
+        if kept and "build" in kept and path.exists():
+            facts["build"] = kept["build"]
+        task = {"n": n, "dim": dim, "path": str(path), "dtype": LARGE_DTYPE}
+        task |= {"judged": JUDGED_QUERIES, **how, **sizes, **self.plan._asdict()}
+        return self._finish(name, facts, lambda: self._stream(name, facts, task))
 
-        def measure() -> None:
-            if kept and "build" in kept and path.exists():
-                facts["build"] = kept["build"]
-            else:
-                say(f"{name}: build with {sizes['limit_bytes'] / 1e9:.2f} GB")
-                threads = self.plan.build_threads
-                facts["build"] = run_worker("stream", task, threads)
-                self._write(name, facts | {"status": "built"})
-            say(f"{name}: search")
-            facts["search"] = run_worker("search", task, self.plan.threads)
-            if self.plan.drop:
-                shutil.rmtree(path, ignore_errors=True)
-
-        return self._finish(name, facts, measure)
+    def _stream(self, name: str, facts: Record, task: Record) -> None:
+        """Build, unless that was done, and search: a process each."""
+        if "build" not in facts:
+            say(f"{name}: build with {size(task['limit_bytes'])}")
+            facts["build"] = run_worker("stream", task, self.plan.build_threads)
+            self._write(name, facts | {"status": "built"})
+        say(f"{name}: search")
+        facts["search"] = run_worker("search", task, self.plan.threads)
+        if self.plan.drop:
+            shutil.rmtree(task["path"], ignore_errors=True)
 
     def _finish(self, name: str, facts: Record, measure: Callable[[], None]) -> Record:
         """Measure, and write what was found or why it was not."""
@@ -234,7 +251,11 @@ class Growth:
         rng = np.random.default_rng(0)
         queries = rng.standard_normal((COUNTED_QUERIES, dim), dtype=np.float32)
         task = Task(KEY, path, RUN, PROBED_EFFORT, self.plan.k, self.plan.threads)
-        return run_probe(task, queries).anon_bytes
+        try:
+            return run_probe(task, queries).anon_bytes
+        except (RuntimeError, ValueError) as error:
+            say(f"not weighed ({str(error)[-200:]})")
+            return None
 
     def _kept(self, name: str, stamp: Record) -> Record | None:
         """Return what an earlier run left, if it may stand for a new one."""
@@ -290,7 +311,7 @@ def run_worker(verb: str, task: Record, threads: int) -> Record:
     Raises
     ------
     ChildError
-        With the last line that it said, or the number of the signal that ended it.
+        With the last lines that it said, or the number of the signal that ended it.
     """
     env = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     with tempfile.TemporaryDirectory() as folder:
@@ -308,8 +329,8 @@ def run_worker(verb: str, task: Record, threads: int) -> Record:
             check=False,
         )
         if done.returncode or not out.exists():
-            said = done.stderr.strip().rpartition("\n")[2][:LONGEST_MESSAGE]
-            why = said or f"ended with {done.returncode}"
+            said = " / ".join(done.stderr.split("\n")[-LAST_LINES:]).strip(" /")
+            why = said[-LONGEST_MESSAGE:] or f"ended with {done.returncode}"
             raise ChildError("failed", f"{verb}: {why}")
         return json.loads(out.read_text())
 

@@ -123,6 +123,7 @@ def stream(task: Record) -> Record:
             path=path / "index.funnel",
             projection="pca",
             dtype=task["dtype"],
+            graph_dim=task["graph_dim"],
             builder=task["builder"],
             threads=task["build_threads"],
             overwrite=True,
@@ -214,7 +215,7 @@ def limit_memory(task: Record) -> Record:
         If Python and the libraries alone take more.
     """
     limit, vectors = task["limit_bytes"], task["vector_bytes"]
-    taken = data_bytes()
+    taken = status_bytes("VmData")
     if taken is not None and taken >= limit:
         sys.exit(f"a limit of {limit:,} bytes is below the {taken:,} of bare Python")
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
@@ -228,13 +229,16 @@ def limit_memory(task: Record) -> Record:
     return {"refuses_the_vectors": refused, "anon_bytes_before": before}
 
 
-def data_bytes() -> int | None:
-    """Bytes that RLIMIT_DATA counts; None where there is no /proc."""
+def status_bytes(field: str) -> int | None:
+    """Return a size that /proc tells of this process; None where there is none.
+
+    ``VmData`` is what RLIMIT_DATA counts, ``VmHWM`` the most that was resident.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    found = [line for line in lines if line.startswith("VmData")]
+    found = [line for line in lines if line.startswith(field)]
     return int(found[0].split()[1]) * 1024 if found else None
 
 
@@ -245,11 +249,9 @@ def major_faults() -> int:
 
 def peaks(limited: Record, peak: PeakMemory) -> Record:
     """Return the most memory that was resident: of its own, and with mapped files."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     added = peak.added_bytes
     anon = None if added is None else limited["anon_bytes_before"] + added
-    return {"peak_anon_bytes": anon, "peak_rss_bytes": most}
+    return {"peak_anon_bytes": anon, "peak_rss_bytes": status_bytes("VmHWM")}
 
 
 VERBS = {"point": measure_point, "stream": stream, "search": search}

@@ -22,6 +22,7 @@ TARGETS = (0.90, 0.95, 0.99)
 SUBJECT, HALVES, OWN_PREFIX = "funnel_pca", "funnel_pca_f16", "funnel"
 MODES = {"batch": "batch_us", "single": "single_p50_us"}
 ALONE = "funnel-pca"
+CLEARLY = 0.85
 
 
 @dataclass(frozen=True)
@@ -115,3 +116,21 @@ def duels(files: Files, subject: str = SUBJECT) -> Iterator[Duel]:
 def best_recall(record: Record, side: str = "peer", run: str | None = None) -> float:
     """Return the highest knn_recall that was reached."""
     return max((recall for recall, _ in points(record, "batch", side, run)), default=0)
+
+
+def near_front(records: list[Record]) -> list[Record]:
+    """Return the points that no other of their system beats clearly in one batch.
+
+    That is: none is as exact in less than 0.85 of the time.
+    """
+
+    def beaten(one: Record) -> bool:
+        limit = CLEARLY * float(np.median(one["batch_us"]))
+        return any(
+            other["system"] == one["system"]
+            and other["knn_recall"] >= one["knn_recall"]
+            and float(np.median(other["batch_us"])) < limit
+            for other in records
+        )
+
+    return [one for one in records if not beaten(one)]

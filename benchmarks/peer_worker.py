@@ -128,11 +128,22 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     with quiet(task["threads"]):
         judge = _Judge(workload, truth, k)
         peers = judge.sweep("peer", _points([peer], sweep, k, task["peer_runs"]))
-        own = judge.sweep("ours", _points(ours, sweep, k, OUR_RUNS))
+        known = task.get("known")
+        if known:
+            own = [_known(one, ours) for one in known]
+        else:
+            own = judge.sweep("ours", _points(ours, sweep, k, OUR_RUNS))
         cores = {side[0].side: judge.cores_used(side) for side in (peers, own) if side}
         rounds = judge.rounds(peers, own, task["rounds"], task["seconds"])
     points = [one.record() for one in (*peers, *own)]
     return {"points": points, "rounds": rounds, "cores_used": cores}
+
+
+def _known(one: dict[str, Any], systems: Iterable[System]) -> Measured:
+    """Return a point of ours whose answers an earlier process has judged."""
+    system = next(system for system in systems if system.key == one["system"])
+    point = Point(system, one["run"], one["knob"], one["effort"])
+    return Measured("ours", point, one["knn_recall"], 0.0)
 
 
 def _points(

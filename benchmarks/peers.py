@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from benchmarks import machine
 from benchmarks.builds import source_digest
 from benchmarks.children import ChildError, run_child
+from benchmarks.peer_results import near_front
 from benchmarks.peer_worker import OUR_RUNS
 from benchmarks.probe import Task, run_probe
 from benchmarks.results import read_json, write_json
@@ -81,6 +82,7 @@ class PeerRun:
         """Build ours, then measure each peer; a failure is a line of its file."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._source, self._commit = source_digest(), machine.commit()
+        self._known: list[Record] = []
         built = {key: self._ours(key) for key in OUR_RUNS}
         self._paths = {key: one["path"] for key, one in built.items()}
         self._write("funnel", self._facts(1) | {"ours": built})
@@ -169,6 +171,14 @@ class PeerRun:
             return None
         return asdict(found)
 
+    def _remember(self, points: list[Record]) -> None:
+        """Keep which of our points the next peers meet: those no other beats clearly.
+
+        What they answer does not change from process to process.
+        """
+        if not self._known:
+            self._known = near_front([one for one in points if one["side"] == "ours"])
+
     def _measure(self, key: str, path: str, threads: int, *, alone: bool) -> Record:
         """Measure in a process of its own."""
         plan = self.plan
@@ -178,6 +188,7 @@ class PeerRun:
             "ours": self._paths,
             "peer_runs": OUR_RUNS if alone else None,
             "data": self.data,
+            "known": self._known,
             "k": plan.k,
             "sweep": plan.sweep,
             "rounds": plan.rounds,
@@ -188,6 +199,7 @@ class PeerRun:
         try:
             limit = HARD_LIMIT * plan.measure_s
             found = run_child("measure", task, threads=threads, seconds=limit)
+            self._remember(found["points"])
         except ChildError as error:
             return {"status": error.status, "message": str(error)}
         return found | {"status": "measured"}

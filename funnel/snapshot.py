@@ -5,6 +5,8 @@ What a search reads; searches nothing itself.
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import functools
 import itertools
 import os
@@ -24,6 +26,7 @@ from funnel.store.manifest import Manifest
 from funnel.store.segment import SegmentFiles, map_file
 
 REMEMBERED = 256  # plans
+PIECES = 8  # of a batch, a thread: the last ones even out what the others took
 
 
 class Snapshot:
@@ -126,21 +129,34 @@ def cpu_count() -> int:
 def share_queries(
     snapshot: Snapshot, count: int, threads: int, work: Callable[[int, int], Any]
 ) -> list[Any]:
-    """Run ``work(start, stop)`` over slices of `count` queries, in threads."""
+    """Run ``work(start, stop)`` over slices of `count` queries, in threads.
+
+    The calling thread is one of them. Returns what the calls returned, in any order.
+    """
     threads = max(1, min(threads, count))
     if threads == 1:
         return [work(0, count)]
-    pieces = min(count, threads * 4)
+    pieces = min(count, threads * PIECES)
     edges = [count * i // pieces for i in range(pieces + 1)]
-    gate = threading.Semaphore(threads)
+    waiting = collections.deque(itertools.pairwise(edges))
 
-    def guarded(start: int, stop: int) -> Any:
-        with gate:
-            return work(start, stop)
+    def take() -> list[Any]:
+        done: list[Any] = []
+        while True:
+            try:
+                start, stop = waiting.popleft()
+            except IndexError:
+                return done
+            done.append(work(start, stop))
 
     try:
         pool = snapshot.pool()
-        futures = [pool.submit(guarded, a, b) for a, b in itertools.pairwise(edges)]
+        others = [pool.submit(take) for _ in range(threads - 1)]
     except RuntimeError as error:  # shut down between the two lines
         raise ClosedError("the index was closed while it was searched") from error
-    return [future.result() for future in futures]
+    try:
+        found = take()
+    finally:
+        waiting.clear()
+        concurrent.futures.wait(others)
+    return found + [one for other in others for one in other.result()]

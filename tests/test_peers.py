@@ -15,7 +15,7 @@ from benchmarks.children import ChildError, run_child
 from benchmarks.measure import Point
 from benchmarks.pareto import front, qps_at
 from benchmarks.peer_report import tables
-from benchmarks.peer_results import duel, read_folder
+from benchmarks.peer_results import duel, near_front, read_folder
 from benchmarks.peer_worker import Measured, pairs, worth_timing
 from benchmarks.peers import PeerPlan, PeerRun
 from benchmarks.probe import Startup
@@ -397,3 +397,17 @@ def test_available__takes_the_peers_that_are_installed():
     systems, missing = available(PEERS)
     assert {system.name for system in systems} | set(missing) == set(PEERS)
     assert "ngt-qg" in missing
+
+
+def test_near_front__leaves_out_what_another_of_its_system_beats_clearly():
+    rows = [
+        ("a", 0.9, 50),
+        ("a", 0.9, 58),
+        ("a", 0.9, 60),
+        ("b", 0.9, 70),
+        ("a", 1, 99),
+    ]
+    names = ("system", "knn_recall", "batch_us")
+    records = [dict(zip(names, (s, r, [us] * 3), strict=True)) for s, r, us in rows]
+    kept = [one["batch_us"][0] for one in near_front(records)]
+    assert kept == [50, 58, 70, 99]
