@@ -94,8 +94,9 @@ class FunnelIndex:
     ) -> FunnelIndex:
         """Build an index and return it open for reading and writing.
 
-        Reads the data once, in batches: memory stays under 4 GB for any input that a
-        graph can be built of. The graph takes most of the time.
+        Reads the data once, in batches, and never holds all of it: what stays in memory
+        is a sample (at most 256 MB) and, a row, some 20 bytes and 8 M for its links;
+        another `builder` than "numba" needs its own vectors twice besides.
 
         Parameters
         ----------
@@ -125,10 +126,13 @@ class FunnelIndex:
             Applied before storing, and to queries; what nomic-embed needs.
         M, ef_construction : int
             HNSW's links a node (2 M on the lowest level) and search width in building.
-        builder : {"auto", "hnswlib", "faiss"}
-            "auto" is hnswlib where it is installed.
+        builder : {"auto", "hnswlib", "faiss", "numba"}
+            "auto" is "numba", which grows the graph over the codes with our own
+            kernels; with a `graph_dim` of its own, hnswlib where it is installed, else
+            faiss.
         seed, threads : int
-            The index is the same every time only with ``threads=1``.
+            With "numba" the index is the same every time; with the others only with
+            ``threads=1``.
         progress : bool, callable or tqdm class
         on_bad_vectors : {"error", "drop"}
             What to do with rows that hold NaN or infinity, or are zero under cosine.

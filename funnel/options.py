@@ -158,6 +158,8 @@ def check_options(full_dim: int, **named: Any) -> Options:
                 f"{name} is {given}; the embeddings have {full_dim} dims"
             )
         widths[name] = given
+    over_codes = widths["graph_dim"] in (None, widths["code_dim"])
+    builder = choose_builder(named["builder"], over_codes)
     return Options(
         dims=check_dims(named["dims"], full_dim),
         full_dim=full_dim,
@@ -169,7 +171,7 @@ def check_options(full_dim: int, **named: Any) -> Options:
         ef_construction=check_whole(
             "ef_construction", named["ef_construction"], 1, MAX_EF_CONSTRUCTION
         ),
-        builder=choose_builder(named["builder"]),
+        builder=builder,
         seed=check_whole("seed", named["seed"], 0, MAX_SEED),
         threads=check_threads(named["threads"]),
         drop_bad=drop == "drop",

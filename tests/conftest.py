@@ -76,6 +76,7 @@ class Case:
 
 
 HALF, WITH_HNSWLIB = {"dtype": "float16"}, {"builder": "hnswlib"}
+WITH_NUMBA = {"builder": "numba", "graph_dim": 72}
 BLOCKS = {"n": 1100, "full_dim": 256, "dims": (64, 128, 256)}
 SMALL = {"n": 300, "full_dim": 97, "dims": (31, 97)}
 GRAPHS = (
@@ -87,6 +88,8 @@ GRAPHS = (
     Case("pca-ip-float16", "pca", "ip", options=HALF),
     Case("prefix-ip-hnswlib", "prefix", "ip", options=WITH_HNSWLIB),
     Case("pca-cosine-hnswlib", "pca", "cosine", options=WITH_HNSWLIB),
+    Case("prefix-ip-numba", "prefix", "ip", options=WITH_NUMBA),
+    Case("pca-cosine-numba", "pca", "cosine", options=WITH_NUMBA),
     Case("prefix-cosine-two-blocks", "prefix", "cosine", **BLOCKS),
 )
 SCANS = (
@@ -167,8 +170,7 @@ def build_case(make, case):
         dims=case.dims,
         projection=case.projection,
         metric=case.metric,
-        **widths,
-        **case.options,
+        **(widths | case.options),
     )
     return judged(index, corpus, queries)
 

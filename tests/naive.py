@@ -227,6 +227,47 @@ def walk(query, codes, neighbours, entries, ef, stop=(1, 1, 0.0, -1.0)):
         results = sorted(results + found, reverse=True)[:ef]
 
 
+def choose_links(pairs, codes, limit):
+    """Return the nodes of (score, node) pairs, best first, that HNSW would link to.
+
+    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 4.
+    """
+    kept = []
+    for score, node in pairs:
+        if all(code_score(codes[node], codes[other]) <= score for other in kept):
+            kept.append(node)
+        if len(kept) == limit:
+            break
+    return kept
+
+
+def grow(codes, M, ef, order, batches, entry_count):
+    """Return the links of a graph that grows by `batches` of `order`, as lists.
+
+    The nodes of a batch are found in the graph before it.
+    """
+    links = [[] for _ in codes]
+    for start, stop in batches:
+        entries = order[: min(start, entry_count)]
+        padded = [[*one, -1] for one in links]
+        found = {}
+        for node in order[start:stop]:
+            pairs, _ = walk(codes[node], codes, padded, entries, ef)
+            found[int(node)] = choose_links(pairs, codes, M)
+        for node, chosen in found.items():
+            links[node] = list(chosen)
+        back = {}
+        for node, chosen in found.items():
+            for end in chosen:
+                back.setdefault(int(end), []).append(node)
+        for end, nodes in back.items():
+            links[end] += nodes
+            if len(links[end]) > 2 * M:
+                pairs = [(code_score(codes[end], codes[i]), i) for i in links[end]]
+                links[end] = choose_links(sorted(pairs, reverse=True), codes, 2 * M)
+    return links
+
+
 def reachable(neighbours, starts):
     """Return the nodes that links lead to from `starts`, breadth first."""
     seen, queue = set(), [int(s) for s in starts]

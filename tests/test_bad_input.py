@@ -655,6 +655,12 @@ OPTIONS = [
         "did you mean 'layer_norm'",
     ),
     bad(
+        "numba over other dims",
+        lambda w: w.build(builder="numba", graph_dim=4, code_dim=8),
+        InvalidArgumentError,
+        "code_dim alone",
+    ),
+    bad(
         "builder",
         lambda w: w.build(builder="fais"),
         InvalidArgumentError,

@@ -22,6 +22,7 @@ from funnel.graph.adjacency import (
     unreachable,
 )
 from funnel.graph.build import Links
+from funnel.graph.grow import batches, grow_graph
 from funnel.kernels import codes as c
 from funnel.kernels import funnel as f
 from funnel.kernels import query as q
@@ -791,6 +792,49 @@ def test_choose_entries__are_a_few_distinct_nodes(upper):
 def test_choose_entries__are_all_nodes_of_a_small_graph():
     links = Links(np.empty((7, 0), np.int32), np.zeros(7, np.int32))
     assert choose_entries(links).tolist() == list(range(7))
+
+
+# ---- growing a graph
+
+
+@laws
+@given(seeds, st.sampled_from([8, 97]), st.integers(1, 70), st.sampled_from([1, 3]))
+def test_grow_graph__equals_the_naive_one(seed, dim, n, threads):
+    codes = drawn_codes(seed, n, dim)
+    drawn = np.random.default_rng(seed).permutation(n)
+    told = []
+    graph = grow_graph(
+        frozen(codes), M=3, ef_construction=9, seed=seed, threads=threads,
+        advance=told.append,
+    )  # fmt: skip
+    expected = naive.grow(codes, 3, 9, drawn, list(batches(n)), ENTRIES)
+    found = [[int(end) for end in ends if end >= 0] for ends in graph.neighbours]
+    assert found == expected
+    assert sum(told) == n
+    assert np.flatnonzero(graph.levels).tolist() == sorted(drawn[:ENTRIES].tolist())
+
+
+def test_grow_graph__does_not_depend_on_threads():
+    codes = frozen(drawn_codes(0, size(3000, 100), 64))
+    one, two = (
+        grow_graph(
+            codes, M=8, ef_construction=40, seed=1, threads=threads,
+            advance=lambda _: None,
+        )
+        for threads in (1, 2)
+    )  # fmt: skip
+    np.testing.assert_array_equal(one.neighbours, two.neighbours)
+
+
+def test_batches__grow_with_the_graph_and_stay_small():
+    edges = list(batches(50_000))
+    assert edges[0] == (1, 2)
+    assert edges[-1][1] == 50_000
+    for (_, stop), (start, _) in itertools.pairwise(edges):
+        assert stop == start
+    for start, stop in edges:
+        assert stop - start <= max(1, min(start // 16, 250))
+    assert list(batches(1)) == []
 
 
 # ---- the funnel

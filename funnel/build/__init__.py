@@ -11,6 +11,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,8 @@ def build_index(
                 options.code_dim,
                 options.seed,
             )
+            if options.builder == "numba":  # which grows graphs over the codes
+                projection = replace(projection, graph_dim=projection.code_dim)
             advance(1)
         segment = SegmentBuilder(ingest, projection, progress).write(name)
     except BaseException:

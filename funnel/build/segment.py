@@ -17,13 +17,14 @@ from funnel.build.coordinates import (
 from funnel.build.ingest import Ingest
 from funnel.build.nodes import first_equal
 from funnel.graph.adjacency import choose_entries, link_unreachable
-from funnel.graph.build import build_graph
+from funnel.graph.build import Links, build_graph
+from funnel.graph.grow import grow_graph
 from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.progress import Progress
 from funnel.projection import Projection
 from funnel.store.manifest import Segment
-from funnel.store.matrix import MatrixWriter, write_matrix
+from funnel.store.matrix import MatrixWriter, map_body, write_matrix
 
 Bools = npt.NDArray[np.bool_]
 SCAN_ROWS = 1_000  # below that a scan of all codes is faster than a walk
@@ -119,16 +120,7 @@ class SegmentBuilder:
         if n < SCAN_ROWS:
             return {}
         began = time.perf_counter()
-        links = build_graph(
-            self._node_batches(node_rows),
-            n,
-            self._projection.graph_dim,
-            builder=o.builder,
-            M=o.M,
-            ef_construction=o.ef_construction,
-            seed=o.seed,
-            threads=o.threads,
-        )
+        links = self._grown(n) if o.builder == "numba" else self._built(node_rows)
         entries = choose_entries(links)
         lost = link_unreachable(links.neighbours, int(entries[0]))
         self._put("links", "node", links.neighbours)
@@ -142,6 +134,33 @@ class SegmentBuilder:
             "unreachable": len(lost),
             "seconds": round(time.perf_counter() - began, 3),
         }
+
+    def _grown(self, n: int) -> Links:
+        """Grow a graph over the codes that were written."""
+        o, width = self._options, code_width(self._projection.code_dim)
+        with self._progress.step("graph", n) as advance:
+            return grow_graph(
+                map_body(self._ingest.path("codes"), n, width, "int8"),
+                M=o.M,
+                ef_construction=o.ef_construction,
+                seed=o.seed,
+                threads=o.threads,
+                advance=advance,
+            )
+
+    def _built(self, node_rows: Rows) -> Links:
+        """Let a library build a graph over the coordinates of the graph's dims."""
+        o = self._options
+        return build_graph(
+            self._node_batches(node_rows),
+            len(node_rows),
+            self._projection.graph_dim,
+            builder=o.builder,
+            M=o.M,
+            ef_construction=o.ef_construction,
+            seed=o.seed,
+            threads=o.threads,
+        )
 
     def _node_batches(self, node_rows: Rows) -> Iterator[Floats]:
         """Yield the nodes' coordinates, renormalised, in node order."""

@@ -1,8 +1,8 @@
-"""Build an HNSW graph and hand its links on as arrays.
+"""Let hnswlib or faiss build an HNSW graph, and hand its links on as arrays.
 
-The one door to hnswlib and faiss. No object of either outlives `build_graph`: raw
-hnswlib answers from wrong widths, crashes on damaged files and cannot be mapped. What
-is done with the arrays is `adjacency.py`'s matter.
+The one door to hnswlib and faiss; `grow.py` builds without them. No object of either
+outlives `build_graph`: raw hnswlib answers from wrong widths, crashes on damaged files
+and cannot be mapped. What is done with the arrays is `adjacency.py`'s matter.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from funnel.errors import BuilderMissingError, check_choice
+from funnel.errors import BuilderMissingError, InvalidArgumentError, check_choice
 from funnel.kernels.types import Floats
 
-BUILDERS = ("auto", "hnswlib", "faiss")
+BUILDERS = ("auto", "hnswlib", "faiss", "numba")
 Int32s = npt.NDArray[np.int32]
 
 
@@ -39,16 +39,25 @@ class Links:
     levels: Int32s
 
 
-def choose_builder(builder: str) -> str:
-    """Return the builder to use: "auto" is hnswlib where installed, else faiss."""
+def choose_builder(builder: str, over_codes: bool = True) -> str:
+    """Return the builder to use.
+
+    "auto" is our own, which grows a graph over the codes; where other dims are asked
+    for the graph, hnswlib if it is installed, else faiss.
+    """
     check_choice("builder", builder, BUILDERS)
     installed = importlib.util.find_spec("hnswlib") is not None
+    if builder == "numba" and not over_codes:
+        raise InvalidArgumentError(
+            "builder='numba' grows the graph over the codes: give code_dim alone"
+        )
     if builder == "auto":
-        return "hnswlib" if installed else "faiss"
+        library = "hnswlib" if installed else "faiss"
+        return "numba" if over_codes else library
     if builder == "hnswlib" and not installed:
         raise BuilderMissingError(
             "builder='hnswlib' needs hnswlib: pip install 'funnel-index[hnswlib]', "
-            "or use builder='faiss'"
+            "or use builder='numba'"
         )
     return builder
 

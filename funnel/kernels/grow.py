@@ -1,0 +1,164 @@
+"""Grow a graph: find the links of new nodes, and link back to them. Arrays only.
+
+Called by `graph/grow.py`, which says in what order nodes come, for slices of a batch in
+threads of its own: no call reads what another one writes.
+
+n = nodes, w = bytes of a code, g = links of a node, M = links of a new node.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from funnel.kernels.codes import code_offset, score_code
+from funnel.kernels.funnel import next_epoch
+from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.types import Array
+from funnel.kernels.walk import NODE_BITS, NODE_MASK, ROOM, best_entry, walk
+
+
+@kernel
+def code_offsets(codes: Array, offsets: Array) -> None:
+    """Write the `code_offset` of each of the (n, w) codes."""
+    for i in range(len(codes)):
+        offsets[i] = code_offset(codes[i])
+
+
+@kernel
+def choose(
+    keys: Array, m: int, codes: Array, offsets: Array, limit: int, out: Array
+) -> None:
+    """Write the candidates to link to: near ones that lie in different directions.
+
+    A candidate nearer to one that was chosen than to the node itself is left out.
+
+    Parameters
+    ----------
+    keys : (≥ m,) int64
+        Candidates as the walk packs them, best first.
+    limit : int
+        Links at most.
+    out : (≥ limit,) int32, out
+        −1 after the last.
+
+    References
+    ----------
+    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 4.
+    """
+    kept = 0
+    for i in range(m):
+        node = (keys[i] >> 1) & NODE_MASK
+        score, apart = keys[i] >> NODE_BITS, True
+        for j in range(kept):
+            if score_code(codes[node], codes[out[j]], offsets[node]) > score:
+                apart = False
+                break
+        if apart:
+            out[kept] = node
+            kept += 1
+            if kept == limit:
+                break
+    out[kept:] = -1
+
+
+@kernel
+def find_links(
+    nodes: Array,
+    codes: Array,
+    offsets: Array,
+    links: Array,
+    entries: Array,
+    ef: int,
+    visited: Array,
+    out: Array,
+) -> None:
+    """Walk to each new node and choose its links among what the walk kept.
+
+    Parameters
+    ----------
+    nodes : (b,) int32
+        Not linked to yet.
+    offsets : (n,) int32
+    links : (n, g) int32
+    entries : (e,) int32
+        Nodes that walks may start from.
+    ef : int
+        HNSW's ``ef_construction``.
+    visited : (n + 1,) uint8
+        As in `search_many`.
+    out : (b, M) int32, out
+    """
+    degree = links.shape[1]
+    pool = np.empty(ef + ROOM, np.int64)
+    near, keys = np.empty((2, degree), np.int32), np.empty(degree, np.int64)
+    entry_codes = np.empty((len(entries), codes.shape[1]), np.int8)
+    for i in range(len(entries)):
+        entry_codes[i] = codes[entries[i]]
+    for i in range(len(nodes)):
+        query, offset = codes[nodes[i]], offsets[nodes[i]]
+        place, score = best_entry(query, offset, entry_codes)
+        size, _ = walk(
+            query,
+            offset,
+            codes,
+            links,
+            (entries[place], score),
+            ef,
+            (1, 1, 0.0, -1.0),
+            visited,
+            next_epoch(visited),
+            pool,
+            near,
+            keys,
+        )
+        choose(pool[1:], size, codes, offsets, out.shape[1], out[i])
+
+
+@kernel
+def link_back(
+    targets: Array,
+    starts: Array,
+    sources: Array,
+    codes: Array,
+    offsets: Array,
+    links: Array,
+) -> None:
+    """Add links to `targets`; choose again where there are more than g.
+
+    Parameters
+    ----------
+    targets : (t,) int32
+        Distinct nodes.
+    starts : (t + 1,) int64
+        Where the new links of each begin in `sources`.
+    sources : int32
+    links : (n, g) int32, changed in place
+    """
+    degree, most = links.shape[1], 0
+    for t in range(len(targets)):
+        most = max(most, starts[t + 1] - starts[t])
+    ends = np.empty(degree + most, np.int32)
+    keys = np.empty(degree + most, np.int64)
+    for t in range(len(targets)):
+        node = targets[t]
+        own, m = links[node], 0
+        while m < degree and own[m] >= 0:
+            ends[m] = own[m]
+            m += 1
+        for s in range(starts[t], starts[t + 1]):
+            ends[m] = sources[s]
+            m += 1
+        if m <= degree:
+            own[:m] = ends[:m]
+            continue
+        for i in range(m):
+            for byte in range(0, codes.shape[1], LINE_BYTES):
+                prefetch(codes, ends[i], byte)
+        for i in range(m):
+            score = score_code(codes[node], codes[ends[i]], offsets[node])
+            key = (np.int64(score) << NODE_BITS) | (np.int64(ends[i]) << 1)
+            keys[i] = -key
+        keys[:m].sort()
+        for i in range(m):
+            keys[i] = -keys[i]
+        choose(keys, m, codes, offsets, degree, own)
