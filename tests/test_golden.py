@@ -97,7 +97,7 @@ def test_golden__walks_a_graph_over_shared_nodes(golden: FunnelIndex) -> None:
 
 
 def shapes(files: dict[str, FileEntry]) -> dict[str, tuple[int | None, int, str]]:
-    """Return rows, width and type of each file; how many entries is no part of a format."""
+    """Return rows, width and type of each file; entries may be as many as one likes."""
     return {
         role: (None if role == "entries" else file.rows, file.width, file.dtype)
         for role, file in files.items()
