@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--graph-dim", type=positive, help="dims of the graph (measured)"
     )
     large.add_argument(
-        "--builder", choices=("auto", "hnswlib", "faiss"), default="auto"
+        "--builder", choices=("auto", "numba", "hnswlib", "faiss"), default="auto"
     )
     return out
 

@@ -34,7 +34,7 @@ def page(sets: Sequence[Files], figures: Sequence[Sequence[str]], why: Reasons) 
     parts = [
         "# `funnel` beside every peer\n",
         ahead_section(ahead(sets), why),
-        verdict_section("What was aimed at", verdicts(sets)),
+        verdict_section("What was aimed at", verdicts(sets), why.get("targets")),
         verdict_section(
             f"The same with vectors stored as float16 (`{HALVES}`)",
             speed_verdicts(sets, HALVES),
@@ -76,9 +76,16 @@ def _where(one: Duel) -> str:
     return f"{mode}, {threads}, at {one.target:.2f}: {figure}"
 
 
-def verdict_section(title: str, found: Sequence[Verdict]) -> str:
-    """Say of each aim whether it holds."""
-    lines = [f"- {one.claim}: {ANSWER[one.holds]} ({one.worst})" for one in found]
+def verdict_section(
+    title: str, found: Sequence[Verdict], why: dict[str, str] | None = None
+) -> str:
+    """Say of each aim whether it holds; and why not, where `why` has words of it."""
+    lines = []
+    for one in found:
+        lines.append(f"- {one.claim}: {ANSWER[one.holds]} ({one.worst})")
+        reasons = [why[words] for words in why or {} if words in one.claim]
+        if one.holds is False:
+            lines += [f"  Why: {reason}" for reason in reasons]
     return f"**{title}:**\n\n" + "\n".join(lines) + "\n"
 
 
