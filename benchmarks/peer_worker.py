@@ -38,7 +38,7 @@ OUR_RUNS = {
     "funnel-f16": ("funnel_pca_f16",),
     "funnel-prefix": ("funnel",),
 }
-SINGLES_S = 0.15  # of single calls a point and round
+SINGLES_S = 0.06  # of single calls a point and round
 REPEATED_US = 2e6
 SLOWEST_US = 20_000.0  # a point beyond is skipped, and its curve ends
 DOMINATED = 0.6  # a point is left out if another is as exact in less of its time

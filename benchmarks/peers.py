@@ -110,6 +110,9 @@ class PeerRun:
             found = {"status": error.status, "message": str(error)}
         stamps = {one: self._stamp(key, one, found) for one in threads}
         todo = {one: s for one, s in stamps.items() if not self._stands(key, one, s)}
+        for one in set(stamps) - set(todo):
+            old = read_json(self.folder / f"{key}-t{one}.json")
+            self._remember(old.get("points", []))
         if not todo:
             self.say(f"{key}: kept")
             return
