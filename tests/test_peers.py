@@ -402,7 +402,7 @@ def test_available__takes_the_peers_that_are_installed():
 def test_near_front__leaves_out_what_another_of_its_system_beats_clearly():
     rows = [
         ("a", 0.9, 50),
-        ("a", 0.9, 58),
+        ("a", 0.9, 51),
         ("a", 0.9, 60),
         ("b", 0.9, 70),
         ("a", 1, 99),
