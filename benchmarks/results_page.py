@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks.peer_plots import draw
 from benchmarks.peer_report import tables
 from benchmarks.peer_results import HALVES, Duel, Files, read_folder
+from benchmarks.systems import PEERS
 from benchmarks.tables import number, size, to_markdown
 from benchmarks.verdicts import (
     Verdict,
@@ -96,6 +97,10 @@ def section(files: Files, figures: Sequence[str]) -> str:
     lines += [f"![{Path(path).stem}]({path})\n" for path in figures]
     for peer, reason in files.left_out().items():
         lines.append(f"- Left out: `{peer}` ({reason}).")
+    known = {one["peer"] for one in files.peers}
+    absent = ", ".join(f"`{peer}`" for peer in PEERS if peer not in known)
+    if absent:
+        lines.append(f"- Not measured yet: {absent}.")
     return "\n".join(lines) + "\n"
 
 
