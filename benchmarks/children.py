@@ -1,6 +1,6 @@
 """Runs one task in a process of its own, with a time limit, and says how it ended.
 
-Called by `benchmarks.peers`.
+Called by `benchmarks.peers` and `benchmarks.growth`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,26 @@ class ChildError(Exception):
 
 
 def run_child(
-    verb: str, task: dict[str, Any], *, threads: int, seconds: float
+    verb: str,
+    task: dict[str, Any],
+    *,
+    threads: int,
+    seconds: float | None = None,
+    module: str = "benchmarks.peer_worker",
+    last_lines: int = 1,
 ) -> dict[str, Any]:
-    """Return what ``benchmarks.peer_worker`` found.
+    """Return what a worker's `module` found; without `seconds` there is no limit.
 
     Raises
     ------
     ChildError
-        With the last line of its error, the signal that ended it, or the limit.
+        With the last lines of its error, the signal that ended it, or the limit.
     """
     env = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
     with tempfile.TemporaryDirectory() as folder:
         given, out, log = (Path(folder) / name for name in ("task", "out", "log"))
         given.write_text(json.dumps(task))
-        command = [sys.executable, "-m", "benchmarks.peer_worker", verb]
+        command = [sys.executable, "-m", module, verb]
         with log.open("wb") as said:
             child = subprocess.Popen(
                 [*command, str(given), str(out)],
@@ -56,14 +62,14 @@ def run_child(
             )
             code = _wait(child, seconds)
         if code is None:
-            message = f"{verb} did not end within {seconds / 60:g} minutes"
+            message = f"{verb} did not end within {(seconds or 0) / 60:g} minutes"
             raise ChildError("timeout", message)
         if code or not out.exists():
-            raise ChildError("failed", f"{verb}: {_why(code, log)}")
+            raise ChildError("failed", f"{verb}: {_why(code, log, last_lines)}")
         return json.loads(out.read_text())
 
 
-def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
+def _wait(child: subprocess.Popen[bytes], seconds: float | None) -> int | None:
     """Return the exit code; None if it took too long and was ended."""
     try:
         return child.wait(seconds)
@@ -76,10 +82,11 @@ def _wait(child: subprocess.Popen[bytes], seconds: float) -> int | None:
             child.wait()
 
 
-def _why(code: int, log: Path) -> str:
-    """Return the signal, or the last line that was said."""
+def _why(code: int, log: Path, last_lines: int) -> str:
+    """Return the signal, or the last lines that were said."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
     lines = log.read_text(errors="replace").split("\n")
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:LONGEST_MESSAGE] if said else f"exit code {code}"
+    last = [line[:LONGEST_MESSAGE] for line in said[-last_lines:]]
+    return " / ".join(last) or f"exit code {code}"

@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.children import LONGEST_MESSAGE, ROOT, ChildError
-from benchmarks.probe import THREAD_VARIABLES, Task, run_probe
+from benchmarks.children import ROOT, ChildError, run_child
+from benchmarks.probe import Task, run_probe
 from benchmarks.run import SWEEP, numbers, positive, say
 from benchmarks.tables import size
 
@@ -306,33 +303,14 @@ class Growth:
 
 
 def run_worker(verb: str, task: Record, threads: int) -> Record:
-    """Return what a process of ``benchmarks.growth_worker`` found.
-
-    Raises
-    ------
-    ChildError
-        With the last lines that it said, or the number of the signal that ended it.
-    """
-    env = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "task", Path(folder) / "out"
-        given.write_text(json.dumps(task))
-        command = [sys.executable, "-m", "benchmarks.growth_worker", verb]
-        done = subprocess.run(
-            [*command, str(given), str(out)],
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not out.exists():
-            said = " / ".join(done.stderr.split("\n")[-LAST_LINES:]).strip(" /")
-            why = said[-LONGEST_MESSAGE:] or f"ended with {done.returncode}"
-            raise ChildError("failed", f"{verb}: {why}")
-        return json.loads(out.read_text())
+    """Return what a process of ``benchmarks.growth_worker`` found."""
+    return run_child(
+        verb,
+        task,
+        threads=threads,
+        module="benchmarks.growth_worker",
+        last_lines=LAST_LINES,
+    )
 
 
 if __name__ == "__main__":

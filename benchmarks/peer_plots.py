@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from benchmarks.pareto import Point, front
 from benchmarks.peer_report import SAID
 from benchmarks.peer_results import HALVES, MODES, OWN_PREFIX, SUBJECT, Files, points
-from benchmarks.plots import DPI, MOST_NINES, decimal, spread, stretch
+from benchmarks.plots import DPI, MOST_NINES, decimal, point_out, spread, stretch
 
 OURS = {
     SUBJECT: ("#D55E00", "o"),
@@ -110,14 +110,4 @@ def _name_curves(axes: Axes, ends: list[tuple[str, Any, Point]]) -> None:
     gap = 12 * axes.figure.dpi / 72
     places = spread([spot for spot, *_ in spots], gap, height)
     for place, (_, name, colour, at) in zip(places, spots, strict=True):
-        axes.annotate(
-            name,
-            at,
-            xytext=(1.04, place / height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8,
-            color=colour,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "ls": ":"},
-            annotation_clip=False,
-        )
+        point_out(axes, name, at, (1.04, place / height), colour, 8)

@@ -156,17 +156,7 @@ class _Panel:
         )
         places = spread([spot for spot, *_ in spots], gap, height)
         for place, (_, name, colour, at) in zip(places, spots, strict=True):
-            axes.annotate(
-                name,
-                at,
-                xytext=(1.05, place / height),
-                textcoords="axes fraction",
-                va="center",
-                fontsize=9,
-                color=colour,
-                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "ls": ":"},
-                annotation_clip=False,
-            )
+            point_out(axes, name, at, (1.05, place / height), colour, 9)
 
     def list_curves(self) -> None:
         """Write the names in a column at the right: where all curves end together."""
@@ -182,6 +172,28 @@ class _Panel:
             frameon=False,
             fontsize=9,
         )
+
+
+def point_out(
+    axes: Axes,
+    name: str,
+    at: tuple[float, float],
+    place: tuple[float, float],
+    colour: Any,
+    size: float,
+) -> None:
+    """Write `name` at a place, in fractions of the axes, and lead it to point `at`."""
+    axes.annotate(
+        name,
+        at,
+        xytext=place,
+        textcoords="axes fraction",
+        va="center",
+        fontsize=size,
+        color=colour,
+        arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "ls": ":"},
+        annotation_clip=False,
+    )
 
 
 def spread(wanted: list[float], gap: float, height: float) -> list[float]:

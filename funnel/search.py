@@ -36,18 +36,14 @@ class Layout:
         Dim, keep, and the column of its norms (−1 if they are not stored).
     knobs : (7,) int64
         See `kernels/funnel.py`.
-    slack : float
-        Of the walk; −1 for none.
+    scales : (2,) float64
+        See `kernels/funnel.py`.
     """
 
     steps: tuple[tuple[str, int], ...]
     stages: tuple[Rows, Rows, Rows]
     knobs: Rows
-    slack: float
-
-    def scales(self, code_unit: float) -> Scales:
-        """Return the numbers that kernels take as float64."""
-        return np.array([code_unit, self.slack])
+    scales: Scales
 
 
 def search(
@@ -75,7 +71,7 @@ def search(
             snapshot.vectors,
             layout.stages,
             layout.knobs,
-            layout.scales(snapshot.segment.segment.code_unit),
+            layout.scales,
             visited,
             (rows[start:stop], scores[start:stop], trace),
         )
@@ -134,7 +130,9 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.K], knobs[k.WIDTH] = plan.k, manifest.code_dim
     knobs[k.BY_NORM] = manifest.metric == "ip"
     knobs[k.RANK] = min(SLACK_RANK * plan.k, plan.ef)
-    slack = -1.0 if plan.slack is None else plan.slack
+    scales = np.empty(k.SCALES, np.float64)
+    scales[k.CODE_UNIT] = manifest.segments[0].code_unit
+    scales[k.SLACK] = -1 if plan.slack is None else plan.slack
     run: list[Stage] = []
     for stage in stages:
         if stage.keep < count or stage is stages[-1]:
@@ -147,7 +145,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
         np.array([s.keep for s in run], np.int64),
         np.array([column.get(s.dim, -1) for s in run], np.int64),
     )
-    return Layout((*steps, *(("rerank", s.dim) for s in run)), arrays, knobs, slack)
+    return Layout((*steps, *(("rerank", s.dim) for s in run)), arrays, knobs, scales)
 
 
 def _trace(

@@ -34,6 +34,7 @@ EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK = 0, 1, 2, 3, 4, 5, 6
 KNOBS = 7
 # Places in `scales`.
 CODE_UNIT, SLACK = 0, 1
+SCALES = 2
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
