@@ -50,8 +50,8 @@ class Funnel:
             Run(run, knobs.get(mode, "shortlist")) for run, mode in modes.items()
         ) + tuple(
             one
-            for run in modes
-            if run in ("funnel", "funnel_pca")
+            for run, mode in modes.items()
+            if mode == "funnel" and run != "funnel_paper"
             for one in _grid(run)
         )
 
