@@ -30,7 +30,7 @@ from benchmarks.truth import Workload
 COUNTED_QUERIES = 200
 PROBED_EFFORT = 100
 DESCRIBE_S = 120.0
-HARD_LIMIT = 2  # times the limit of a measurement, which ends by itself between rounds
+HARD_LIMIT = 4  # times the limit of a measurement, which ends by itself between rounds
 COPIES, SPARE_BYTES = 3, 2 << 30  # of the vectors that a build may write, and beside
 ALONE = "funnel-pca"
 """Is measured with several threads against itself with one."""
