@@ -176,7 +176,10 @@ def code_scan_gb_s(words: np.ndarray, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     query = rng.integers(-127, 128, CODE_BYTES).astype(np.int8)
     pool, offset = np.empty(CODES_KEPT + ROOM, np.int64), code_offset(query)
-    taken = best_ns(lambda: scan(query, offset, codes, CODES_KEPT, pool), passes=3)
+    all_pass = np.empty(0, np.uint8)
+    taken = best_ns(
+        lambda: scan(query, offset, codes, all_pass, CODES_KEPT, pool), passes=3
+    )
     return codes.nbytes / taken
 
 

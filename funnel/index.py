@@ -36,6 +36,7 @@ from funnel.store.commit import (
 )
 from funnel.store.manifest import Manifest
 from funnel.store.verify import check_hashes
+from funnel.threads import Threads
 from funnel.vectors import check_queries
 
 
@@ -58,9 +59,9 @@ class FunnelIndex:
     """
 
     def __init__(self, path: Path, manifest: Manifest, mode: str) -> None:
-        self.path, self.mode = path, mode
+        self.path, self.mode, self._threads = path, mode, Threads()
         with reading(path):
-            self._open: Snapshot | None = Snapshot(path, manifest)
+            self._open: Snapshot | None = Snapshot(path, manifest, self._threads)
         self._manifest = manifest
 
     # ---- build and open
@@ -194,9 +195,8 @@ class FunnelIndex:
 
     def close(self) -> None:
         """Let go of the files; a second call does nothing."""
-        snapshot, self._open = self._open, None
-        if snapshot is not None:
-            snapshot.close()
+        self._open = None
+        self._threads.close()
 
     def __enter__(self) -> FunnelIndex:
         self._snapshot()
@@ -282,7 +282,7 @@ class FunnelIndex:
             queries, self.full_dim, self.metric, self._manifest.transform
         )
         rows, scores, cost = search(snapshot, rows_in, plan, trace)
-        ids = snapshot.segment.ids(rows)
+        ids = snapshot.ids(rows)
         if single:
             ids, scores = ids[0], scores[0]
         return Hits(ids, scores, cost if trace else None)
@@ -301,7 +301,7 @@ class FunnelIndex:
         return self._manifest.rows
 
     def __contains__(self, identifier: object) -> bool:
-        return self._snapshot().segment.row_of(identifier) >= 0
+        return self._snapshot().row_of(identifier) >= 0
 
     def get(self, ids: Any, vectors: bool = False) -> pa.Table:
         """Return rows by id, in the order asked.

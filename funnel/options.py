@@ -26,10 +26,10 @@ from funnel.errors import (
 from funnel.graph.build import choose_builder
 from funnel.plan import MODES, Plan, check_cascade, default_cascade
 from funnel.projection import PROJECTIONS
-from funnel.snapshot import cpu_count
 from funnel.sources import Batch, Source, open_source
 from funnel.store.ids import Ids, check_distinct, check_ids, keys_of
 from funnel.store.manifest import Manifest
+from funnel.threads import cpu_count
 from funnel.vectors import DTYPES, METRICS, TRANSFORMS
 
 HABITS = {

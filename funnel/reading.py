@@ -30,7 +30,7 @@ def find_rows(snapshot: Snapshot, ids: Any, path: Path) -> Rows:
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise DimensionError(f"ids must have 1 axis, not {ids.ndim}")
     listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    rows = np.array([snapshot.segment.row_of(i) for i in listed], np.int64)
+    rows = np.array([snapshot.row_of(i) for i in listed], np.int64)
     for identifier, row in zip(listed, rows.tolist(), strict=True):
         if row < 0:
             raise UnknownIdError(f"no id {identifier!r} in {path}")
@@ -39,7 +39,7 @@ def find_rows(snapshot: Snapshot, ids: Any, path: Path) -> Rows:
 
 def table_of(snapshot: Snapshot, rows: Rows, vectors: bool) -> pa.Table:
     """Return ``id``, the metadata, and, if asked, ``vector`` of `rows`."""
-    segment = snapshot.segment
+    segment = snapshot.segments[0]
     columns = {"id": segment.id_column(rows)}
     metadata = segment.metadata(rows)
     if metadata is not None:

@@ -14,10 +14,12 @@ import numpy.typing as npt
 from funnel.cascade import Stage
 from funnel.exact import scan
 from funnel.kernels import funnel as k
+from funnel.kernels import segments as t
+from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
-from funnel.snapshot import Snapshot, share_queries
+from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
 
 Scales = npt.NDArray[np.float64]
@@ -34,9 +36,9 @@ class Layout:
         The records of the trace, in order.
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
-    knobs : (7,) int64
+    knobs : (9,) int64
         See `kernels/funnel.py`.
-    scales : (2,) float64
+    scales : (1 + segments,) float64
         See `kernels/funnel.py`.
     """
 
@@ -66,9 +68,8 @@ def search(
         began = time.perf_counter_ns()
         blind = k.search_many(
             queries[start:stop],
-            snapshot.graph,
             snapshot.coded_axes,
-            snapshot.vectors,
+            snapshot.memory,
             layout.stages,
             layout.knobs,
             layout.scales,
@@ -79,7 +80,7 @@ def search(
         snapshot.return_scratch(visited)
         return trace, spent, blind
 
-    parts = share_queries(snapshot, q, plan.threads, work)
+    parts = snapshot.threads.share(q, plan.threads, work)
     cost = _trace(snapshot, layout, parts, q) if traced else None
     if any(blind for _, _, blind in parts):
         cost = _scan_blind(snapshot, queries, plan, rows, scores, cost)
@@ -130,15 +131,16 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.K], knobs[k.WIDTH] = plan.k, manifest.code_dim
     knobs[k.BY_NORM] = manifest.metric == "ip"
     knobs[k.RANK] = min(SLACK_RANK * plan.k, plan.ef)
-    scales = np.empty(k.SCALES, np.float64)
-    scales[k.CODE_UNIT] = manifest.segments[0].code_unit
-    scales[k.SLACK] = -1 if plan.slack is None else plan.slack
+    knobs[k.CODE_BYTES] = code_width(manifest.code_dim)
+    offset = int(manifest.projection == "pca")  # the code's own norms come first
+    knobs[k.COLUMNS] = len(manifest.norm_dims) + offset
+    slack = -1 if plan.slack is None else plan.slack
+    scales = np.array([slack, *(s.code_unit for s in manifest.segments)], np.float64)
     run: list[Stage] = []
     for stage in stages:
         if stage.keep < count or stage is stages[-1]:
             run.append(stage)
             count = min(count, stage.keep)
-    offset = int(manifest.projection == "pca")  # the code's own norms come first
     column = {dim: i + offset for i, dim in enumerate(manifest.norm_dims)}
     arrays = (
         np.array([s.dim for s in run], np.int64),
@@ -151,7 +153,9 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
 def _trace(
     snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int, int]], queries: int
 ) -> Trace:
-    s = snapshot.segment
+    width = code_width(snapshot.manifest.code_dim)
+    walked = bool(snapshot.table[:, t.DEGREE].any())
+    number_bytes = snapshot.memory[2].itemsize
     total = np.sum([trace for trace, _, _ in parts], axis=0)
     spent_us = sum(spent for _, spent, _ in parts) / 1e3
     ticks = max(1, int(total[:, k.TICKS].sum()))
@@ -160,10 +164,10 @@ def _trace(
         rows_in, kept, dims_read = record[:3]
         read = 0
         if name == "rerank":  # the dims, and a norm
-            read = dims_read * s.blocks[0].itemsize + rows_in * 4
+            read = dims_read * number_bytes + rows_in * 4
         elif name == "walk":
-            read = rows_in * s.codes.shape[1]
-            name = name if s.neighbours.shape[1] else "scan"
+            read = rows_in * width
+            name = name if walked else "scan"
         share = record[k.TICKS] / ticks * spent_us
         records.append(TraceStage(name, dim, rows_in, kept, dims_read, read, share))
     return Trace(tuple(records), queries, spent_us)

@@ -1,78 +1,81 @@
-"""One version of an index, open: mapped arrays, threads, and scratch for walks.
+"""One version of an index, open: mapped arrays, and scratch for walks.
 
-What a search reads; searches nothing itself.
+What a search reads; searches nothing itself. Rows are numbered through all segments, in
+the manifest's order.
 """
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import functools
-import itertools
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from funnel.errors import ClosedError, CorruptIndexError
+from funnel.errors import CorruptIndexError
+from funnel.kernels import segments as t
 from funnel.kernels.codes import code_width, rows_as_codes
+from funnel.kernels.types import Array, Floats, Rows
 from funnel.store.commit import DATA
-from funnel.store.manifest import Manifest
+from funnel.store.manifest import Manifest, Segment
 from funnel.store.segment import SegmentFiles, map_file
+from funnel.threads import Threads
 
 REMEMBERED = 256  # plans
-PIECES = 8  # of a batch, a thread: the last ones even out what the others took
 
 
 class Snapshot:
-    """One version of an index, open: mapped arrays, and scratch for walks.
+    """One version of an index, open.
 
     Parameters
     ----------
     folder : Path
     manifest : Manifest
+    threads : Threads
+    known : mapping of str to SegmentFiles
+        Segments that are open already, by id.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        threads: Threads,
+        known: Mapping[str, SegmentFiles] | None = None,
+    ) -> None:
         data = folder / DATA
-        self.manifest = manifest
-        self.segment = SegmentFiles(
-            data, manifest.segments[0], manifest.id_kind, code_width(manifest.code_dim)
+        self.manifest, self.threads = manifest, threads
+        self.segments = tuple(
+            (known or {}).get(segment.id) or _open_segment(data, manifest, segment)
+            for segment in manifest.segments
         )
+        self.firsts = np.cumsum([0, *(s.rows for s in self.segments)])
         self.axes = np.empty((0, 0), np.float32)
         self.axes.flags.writeable = False
         if "axes" in manifest.files:
             self.axes = map_file(data, manifest.files["axes"])
         self.coded_axes = (self.axes, *rows_as_codes(self.axes))
-        s = self.segment
-        if ((s.entries < 0) | (s.entries >= len(s.codes))).any():
-            name = manifest.segments[0].files["entries"].name
-            raise CorruptIndexError(f"{data / name}: an entry of the graph is no node")
-        entry_codes = s.codes[s.entries]
-        entry_codes.flags.writeable = False
-        s.entries.flags.writeable = False
-        self.graph = (
-            s.codes,
-            s.neighbours,
-            s.entries,
-            entry_codes,
-            s.node_starts,
-            s.node_rows,
-            s.loose,
+        self.table = np.array(
+            [
+                segment.described(int(first))
+                for first, segment in zip(self.firsts[:-1], self.segments, strict=True)
+            ],
+            np.int64,
         )
-        self.vectors = (s.blocks, s.block_starts, s.norms)
+        like = np.empty(0, np.uint16 if manifest.dtype == "float16" else np.float32)
+        self.memory = self.table, np.array(self.blocks, np.int64), like
         # Not a method of ours: a cycle would keep the maps after `close`.
         self._remembered = functools.lru_cache(REMEMBERED, typed=True)(
             functools.partial(_make, manifest)
         )
         self._scratch: list[npt.NDArray[np.uint8]] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_lock, self._closed = threading.Lock(), False
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """First dim of each column block, then full_dim; the same in all segments."""
+        return self.manifest.segments[0].blocks
 
     def remember(self, make: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``make(manifest, *arguments)``, made once for equal arguments.
@@ -89,74 +92,64 @@ class Snapshot:
         try:
             return self._scratch.pop()
         except IndexError:
-            return np.zeros(len(self.segment.codes) + 1, np.uint8)
+            return np.zeros(1 + int(self.table[:, t.NODES].max(initial=0)), np.uint8)
 
     def return_scratch(self, visited: npt.NDArray[np.uint8]) -> None:
         """Give a `visited` array back for the next search."""
         self._scratch.append(visited)
 
-    def pool(self) -> ThreadPoolExecutor:
-        """Return the threads that batches are shared among."""
-        with self._pool_lock:
-            if self._closed:
-                raise ClosedError("the index was closed while it was searched")
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(cpu_count(), "funnel")
-            return self._pool
+    # ---- rows and ids
 
-    def close(self) -> None:
-        """Stop the threads."""
-        with self._pool_lock:
-            self._closed = True
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
+    def parts(self, rows: Rows) -> list[tuple[SegmentFiles, Any, Rows]]:
+        """Split rows by segment: the segment, where its rows are, and its own numbers.
+
+        Rows of −1 are no segment's.
+        """
+        flat = rows.ravel()
+        if len(self.segments) == 1:
+            return [(self.segments[0], slice(None), flat)] if len(flat) else []
+        owner = np.searchsorted(self.firsts, flat, side="right") - 1
+        return [
+            (self.segments[i], owner == i, flat[owner == i] - self.firsts[i])
+            for i in np.unique(owner[flat >= 0]).tolist()
+        ]
+
+    def ids(self, rows: Rows) -> npt.NDArray[Any]:
+        """Return the ids of `rows`, in their shape; rows of −1 give −1 or None."""
+        if len(self.segments) == 1:
+            return self.segments[0].ids(rows)
+        text = self.manifest.id_kind == "text"
+        out: npt.NDArray[Any] = np.full(rows.size, None if text else -1)
+        for segment, at, own in self.parts(rows):
+            out[at] = segment.ids(own)
+        return out.reshape(rows.shape)
+
+    def row_of(self, identifier: Any) -> int:
+        """Return the row of an id, or −1; an id of another type is no row's."""
+        for first, segment in zip(self.firsts[:-1], self.segments, strict=True):
+            row = segment.row_of(identifier)
+            if row >= 0:
+                return int(first) + row
+        return -1
+
+    def vectors(self, rows: Rows) -> Floats:
+        """Return stored vectors at full width, (len(rows), full_dim)."""
+        out = np.empty((len(rows), self.manifest.full_dim), self.manifest.dtype)
+        for segment, at, own in self.parts(rows):
+            out[at] = segment.vectors(own)
+        return out
+
+
+def _open_segment(data: Path, manifest: Manifest, segment: Segment) -> SegmentFiles:
+    """Map a segment's files; an entry that is no node is damage."""
+    width = code_width(manifest.code_dim)
+    opened = SegmentFiles(data, segment, manifest.id_kind, width)
+    nodes: Array = opened.entries
+    if ((nodes < 0) | (nodes >= len(opened.codes))).any():
+        name = segment.files["entries"].name
+        raise CorruptIndexError(f"{data / name}: an entry of the graph is no node")
+    return opened
 
 
 def _make(manifest: Manifest, make: Callable[..., Any], *arguments: Any) -> Any:
     return make(manifest, *arguments)
-
-
-def cpu_count() -> int:
-    """Return the CPUs that this process may run on."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (os.cpu_count() or 1)
-    )
-
-
-def share_queries(
-    snapshot: Snapshot, count: int, threads: int, work: Callable[[int, int], Any]
-) -> list[Any]:
-    """Run ``work(start, stop)`` over slices of `count` queries, in threads.
-
-    The calling thread is one of them. Returns what the calls returned, in any order.
-    """
-    threads = max(1, min(threads, count))
-    if threads == 1:
-        return [work(0, count)]
-    pieces = min(count, threads * PIECES)
-    edges = [count * i // pieces for i in range(pieces + 1)]
-    waiting = collections.deque(itertools.pairwise(edges))
-
-    def take() -> list[Any]:
-        done: list[Any] = []
-        while True:
-            try:
-                start, stop = waiting.popleft()
-            except IndexError:
-                return done
-            done.append(work(start, stop))
-
-    try:
-        pool = snapshot.pool()
-        others = [pool.submit(take) for _ in range(threads - 1)]
-    except RuntimeError as error:  # shut down between the two lines
-        raise ClosedError("the index was closed while it was searched") from error
-    try:
-        found = take()
-    finally:
-        waiting.clear()
-        concurrent.futures.wait(others)
-    return found + [one for other in others for one in other.result()]

@@ -29,6 +29,7 @@ from funnel.kernels import query as q
 from funnel.kernels import rerank as r
 from funnel.kernels import rows as w
 from funnel.kernels import scan as s
+from funnel.kernels import segments as t
 from funnel.kernels import walk as g
 from funnel.kernels.jit import COMPILED, FASTMATH, prefetch, ticks, widen
 
@@ -73,6 +74,58 @@ def as_blocks(stored, edges):
 
 def ints(*values):
     return np.array(values, np.int64)
+
+
+NO_INTS, NO_INT32 = np.empty(0, np.int64), np.empty(0, np.int32)
+NO_FLAGS = np.empty(0, np.uint8)
+
+
+class Memory:
+    """Segments as the kernels see them: a table of addresses, kept alive here.
+
+    Parameters
+    ----------
+    edges : first dim of each column block, then the full width
+    parts : mappings, one a segment
+        Arrays by their names in `kernels/segments.py`, in small letters, and `blocks`;
+        what is left out is empty. Flags of rows come with those of nodes.
+    """
+
+    def __init__(self, edges, *parts):
+        self.alive, table, first = [], [], 0
+        for part in parts:
+            table.append(self.described(first, edges, **part))
+            first += table[-1][t.ROWS]
+        self.table = np.array(table, np.int64)
+        halves = parts[0].get("blocks", [np.empty(0, np.float32)])[0].dtype == np.uint16
+        like = np.empty(0, np.uint16 if halves else np.float32)
+        self.memory = self.table, ints(*edges), like
+
+    def described(
+        self, first, edges, *, blocks=(), rows=0, codes=None, links=None,
+        entries=NO_INT32, starts=NO_INTS, owned=NO_INTS, loose=NO_INTS,
+        norms=NO_FLAGS, node_flags=None, row_flags=None, listed=NO_INT32,
+    ):  # fmt: skip
+        codes = np.empty((0, 64), np.int8) if codes is None else codes
+        links = np.empty((len(codes), 0), np.int32) if links is None else links
+        row = [0] * (t.BLOCKS + len(edges) - 1)
+        row[t.FIRST], row[t.NODES] = first, len(codes)
+        row[t.ROWS] = len(blocks[0]) if len(blocks) else rows or len(codes)
+        row[t.DEGREE], row[t.ENTRY_COUNT] = links.shape[1], len(entries)
+        row[t.OWNED_COUNT], row[t.LOOSE_COUNT] = len(owned), len(loose)
+        row[t.LISTED_COUNT], row[t.PASSED] = len(listed), -1
+        if node_flags is not None:
+            row[t.PASSED] = int(node_flags.sum())
+        flags = [NO_FLAGS if one is None else one for one in (node_flags, row_flags)]
+        places = (t.CODES, t.LINKS, t.ENTRIES, t.ENTRY_CODES, t.STARTS, t.OWNED,
+                  t.LOOSE, t.NORMS, t.NODE_FLAGS, t.ROW_FLAGS, t.LISTED)  # fmt: skip
+        arrays = (codes, links, entries, codes[entries], starts, owned, loose, norms,
+                  *flags, listed, *blocks)  # fmt: skip
+        places = (*places, *range(t.BLOCKS, t.BLOCKS + len(blocks)))
+        for place, array in zip(places, arrays, strict=True):
+            self.alive.append(np.ascontiguousarray(array))
+            row[place] = self.alive[-1].ctypes.data
+        return row
 
 
 # ---- numbers
@@ -298,7 +351,8 @@ def test_extend__equals_naive_over_any_range(edges, dtype, data, seed):
         expected[i] += (
             query[start:stop].astype(np.float64) @ values[rows[i]][start:stop]
         )
-    r.extend(query, as_blocks(stored, edges), ints(*edges), rows, m, start, stop, dots)
+    held, places = Memory(edges, {"blocks": as_blocks(stored, edges)}), np.empty(m, int)
+    r.extend(query, held.memory, rows, m, start, stop, dots, places)
     np.testing.assert_allclose(dots, expected, atol=CLOSE * full_dim)
 
 
@@ -311,11 +365,12 @@ def test_extend__in_steps_equals_one_pass(edges, dtype, data, seed):
     steps = sorted(data.draw(st.sets(st.integers(1, full_dim - 1), max_size=4)))
     query = drawn(seed, full_dim)
     stored, _ = as_stored(drawn(seed + 1, 5, full_dim), dtype)
-    blocks, starts, rows = as_blocks(stored, edges), ints(*edges), np.arange(5)
+    rows, places = np.arange(5), np.empty(5, np.int64)
+    held = Memory(edges, {"blocks": as_blocks(stored, edges)})
     once, stepped = np.zeros((2, 5), np.float32)
-    r.extend(query, blocks, starts, rows, 5, 0, full_dim, once)
+    r.extend(query, held.memory, rows, 5, 0, full_dim, once, places)
     for a, b in itertools.pairwise([0, *steps, full_dim]):
-        r.extend(query, blocks, starts, rows, 5, a, b, stepped)
+        r.extend(query, held.memory, rows, 5, a, b, stepped, places)
     np.testing.assert_allclose(stepped, once, atol=CLOSE * full_dim)
 
 
@@ -333,9 +388,10 @@ def test_extend_with_squares__equals_naive_over_any_range(edges, dtype, data, se
     norms = np.float32([[0, naive.norm(row)] for row in values])
     rows, m = np.random.default_rng(seed).integers(0, n, 8), 7
     dots, squares = np.zeros((2, 8), np.float32)
-    blocks, starts = as_blocks(stored, edges), ints(*edges)
+    held = Memory(edges, {"blocks": as_blocks(stored, edges), "norms": norms})
+    places = np.empty(m, np.int64)
     r.extend_with_squares(
-        query, blocks, starts, rows, m, start, stop, dots, squares, frozen(norms)
+        query, held.memory, rows, m, start, stop, dots, places, squares, 2
     )
     for i, row in enumerate(rows[:m]):
         dot = query[start:stop].astype(np.float64) @ values[row][start:stop]
@@ -362,12 +418,14 @@ def test_renormalise__equals_a_stage_score(dim, stored_norms, metric):
     dots = np.float32(rows[order, :dim].astype(np.float64) @ query[:dim])
     squares = np.float32((norms[:, 0] / full)[order] ** 2)
     scores = np.full(7, np.nan, np.float32)
+    held = Memory((0, 128), {"rows": 6, "norms": norms})
     r.renormalise(
         order,
         6,
         dots,
         squares,
-        frozen(norms),
+        held.table,
+        2,
         0 if stored_norms else -1,
         np.float32(naive.norm(query[:dim])),
         metric == "ip",
@@ -382,10 +440,10 @@ def test_renormalise__equals_a_stage_score(dim, stored_norms, metric):
 def test_renormalise__zero_query_prefix_scores_zero():
     rows, scores = np.arange(2), np.full(2, np.nan, np.float32)
     dots, squares = np.zeros(2, np.float32), np.ones(2, np.float32)
-    norms = frozen(np.ones((2, 2), np.float32))
+    held = Memory((0, 8), {"rows": 2, "norms": np.ones((2, 2), np.float32)})
     for column in (0, -1):
         r.renormalise(
-            rows, 2, dots, squares, norms, column, np.float32(0), False, scores
+            rows, 2, dots, squares, held.table, 2, column, np.float32(0), False, scores
         )
         assert scores.tolist() == [0, 0]
 
@@ -496,7 +554,7 @@ def test_scan_rows__equals_prefix_search(edges, dtype, data, seed):
     blocks, starts = as_blocks(stored, edges), ints(*edges)
     for first, last in ((0, split), (split, n)):
         part = weights[first:last]
-        s.scan_rows(query, blocks, starts, stop, part, (first, last), rows, scores)
+        s.scan_rows(query, blocks, starts, stop, part, (first, last), 0, rows, scores)
     oracle = naive.prefix_cosines(values, query, stop) * naive.norm(query[:stop])
     naive.assert_same_ranking(rows, scores, oracle, CLOSE)
 
@@ -505,8 +563,8 @@ def test_scan_rows__leaves_pads_where_rows_are_few():
     stored, _ = as_stored(drawn(0, 2, 7), "float32")
     rows, scores = np.full(5, -1), np.full(5, -np.inf, np.float32)
     ones = np.ones(2, np.float32)
-    s.scan_rows(drawn(1, 7), (stored,), ints(0, 7), 7, ones, (0, 2), rows, scores)
-    assert sorted(rows[:2]) == [0, 1]
+    s.scan_rows(drawn(1, 7), (stored,), ints(0, 7), 7, ones, (0, 2), 40, rows, scores)
+    assert sorted(rows[:2]) == [40, 41]
     assert rows[2:].tolist() == [-1] * 3
     assert (scores[2:] == -np.inf).all()
 
@@ -560,7 +618,7 @@ def unpacked(best, count):
     ]
 
 
-def run_walk(query, codes, links, entries, ef, stop=(1, 1, 0.0, -1.0)):
+def run_walk(query, codes, links, entries, ef, stop=(1, 1, 0.0, -1.0, 1), passing=()):
     """Walk with canaries around the scratch; return (score, node) pairs, and scored."""
     n = len(codes)
     visited = np.full(n + 64, CANARY, np.uint8)
@@ -575,6 +633,7 @@ def run_walk(query, codes, links, entries, ef, stop=(1, 1, 0.0, -1.0)):
         offset,
         frozen(codes),
         frozen(links),
+        np.uint8(passing),
         (entries[place], score),
         ef,
         stop,
@@ -658,7 +717,7 @@ def test_scan__equals_sorted_codes(dim, top):
     for limit in (1, 7, len(codes), len(codes) + 9):
         pool = np.full(limit + g.ROOM + 8, CANARY, np.int64)
         offset = c.code_offset(query)
-        count = g.scan(query, offset, frozen(codes), limit, pool)
+        count = g.scan(query, offset, frozen(codes), NO_FLAGS, limit, pool)
         found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
         assert (pool[limit + g.ROOM :] == CANARY).all()
@@ -672,18 +731,47 @@ def test_scan__equals_sorted_codes(dim, top):
     st.sampled_from([1, 2, 10, 50]),
     st.booleans(),
     st.sampled_from([-1.0, 0.0, 0.25, 8.0]),
+    st.sampled_from([0.1, 0.5, 1.0]),
+    st.sampled_from([1, 5, 40]),
 )
-def test_walk__equals_the_naive_walk(damaged, seed, dim, ef, connected, slack):
+def test_walk__equals_the_naive_walk(
+    damaged, seed, dim, ef, connected, slack, share, wanted
+):
     n = size(250, 60)
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     links = drawn_links(seed, n, 6, connected=connected, damaged=damaged)
     entries = np.random.default_rng(seed).choice(n, 5, replace=False).astype(np.int32)
     top = float(np.linalg.norm(query) * np.linalg.norm(codes[entries[0]]))
-    stop = min(ef, 3), min(ef, 7), top, slack
-    found, scored = run_walk(query, codes, links, entries, ef, stop)
-    expected, expected_scored = naive.walk(query, codes, links, entries, ef, stop)
+    stop = min(ef, 3), min(ef, 7), top, slack, wanted
+    passing = np.random.default_rng(seed).random(n) < share if share < 1 else ()
+    found, scored = run_walk(query, codes, links, entries, ef, stop, passing)
+    expected, expected_scored = naive.walk(
+        query, codes, links, entries, ef, stop, passing
+    )
     assert_same_scores(found, expected, query, codes)
     assert scored == expected_scored
+
+
+@laws
+@given(seeds, st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.integers(1, 30))
+def test_scans_and_keep_passing__equal_the_scan_of_what_passes(seed, share, limit):
+    n, dim = size(200, 40), 31
+    codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
+    passing = np.uint8(np.random.default_rng(seed).random(n) < share)
+    offset, listed = c.code_offset(query), np.flatnonzero(passing).astype(np.int32)
+    best = naive.scan_codes(query, codes[listed], limit)
+    expected = [(score, int(listed[at])) for score, at in best]
+    pool = np.empty(n + g.ROOM, np.int64)
+    found = []
+    if share > 0:  # no flags at all mean that everything passes
+        found.append(g.scan(query, offset, frozen(codes), passing, limit, pool))
+        assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
+    found.append(g.scan_listed(query, offset, frozen(codes), listed, limit, pool))
+    assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
+    count = g.scan(query, offset, frozen(codes), NO_FLAGS, n, pool)
+    found.append(g.keep_passing(pool, count, passing, limit))
+    assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
+    assert set(found) == {len(expected)}
 
 
 @laws
@@ -694,7 +782,7 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     links = drawn_links(seed, n, 5, connected=True)
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
     pool = np.empty(n + g.ROOM, np.int64)
-    count = g.scan(query, c.code_offset(query), frozen(codes), n, pool)
+    count = g.scan(query, c.code_offset(query), frozen(codes), NO_FLAGS, n, pool)
     assert found == unpacked(pool[1:], count)
     assert scored == n - 1
 
@@ -842,21 +930,29 @@ def test_batches__grow_with_the_graph_and_stay_small():
 
 PAIRS = ((50, 2), (40, 0), (-3, 3), (-9, 1))  # (score, node), best first
 SHARED = (ints(0, 1, 3, 7, 8), ints(70, 10, 11, 20, 21, 22, 23, 30))
-NO_INTS = np.empty(0, np.int64)
+FIRST = 1000  # row of the segment that is expanded
 
 
-def expanded(starts, owned, loose, k, room, n=100):
+def expanded(starts, owned, loose, k, room, n=100, hidden=()):
     """Run `expand` over `PAIRS`; return rows and scores."""
     best = ints(*[(score << g.NODE_BITS) | (node << 1) | 1 for score, node in PAIRS])
-    unread = [np.empty((0, 0), np.int8), np.empty((0, 0), np.int32),
-              np.empty(0, np.int32), np.empty((0, 0), np.int8)]  # fmt: skip
-    graph = tuple(frozen(part) for part in (*unread, starts, owned, loose))
-    rows, scores = np.full(room + 4, CANARY), np.full(room + 4, CANARY, np.float32)
-    m = f.expand(best, len(best), graph, k, n, rows[:room], scores[:room])
+    flags = np.ones(n, np.uint8)
+    flags[list(hidden)] = 0
+    codes, some = np.zeros((4, 64), np.int8), {}
+    if hidden:
+        some = {"node_flags": np.ones(4, np.uint8), "row_flags": flags}
+    part = {"rows": n, "codes": codes, "starts": starts, "owned": owned, "loose": loose}
+    segment = Memory((0, 8), {"rows": FIRST}, part | some)
+    total = room + len(loose)
+    rows, scores = np.full(total + 4, CANARY), np.full(total + 4, CANARY, np.float32)
+    m = f.expand(
+        best, len(best), segment.table[1], k, room, np.float32(0.5), rows, scores, 0
+    )
     assert m <= room
-    assert (rows[room:] == CANARY).all()
-    assert (scores[room:] == CANARY).all()
-    return rows[:m].tolist(), scores[:m].tolist()
+    m = f.add_loose(segment.table[1], rows, scores, m)
+    assert (rows[m:] == CANARY).all()
+    assert (scores[m:] == CANARY).all()
+    return (rows[:m] - FIRST).tolist(), (2 * scores[:m]).tolist()
 
 
 @pytest.mark.parametrize(("k", "room"), [(9, 9), (9, 3), (1, 4), (2, 1)])
@@ -886,16 +982,28 @@ def test_expand__gives_duplicates_their_nodes_score(k, room, expected):
 @pytest.mark.parametrize(
     ("room", "expected"),
     [
-        (11, [20, 21, 70, 30, 10, 11, 5, 6, 7]),
-        (6, [20, 21, 70, 5, 6, 7]),
-        (4, [20, 5, 6, 7]),
-        (3, [5, 6, 7]),
+        (8, [20, 21, 70, 30, 10, 11, 5, 6, 7]),
+        (3, [20, 21, 70, 5, 6, 7]),
+        (1, [20, 5, 6, 7]),
+        (0, [5, 6, 7]),
     ],
 )
 def test_expand__always_adds_the_loose_rows(room, expected):
     rows, scores = expanded(*SHARED, ints(5, 6, 7), 2, room)
     assert rows == expected
     assert scores[-3:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("k", "hidden", "expected"),
+    [
+        (9, [20, 22], [21, 23, 70, 30, 10, 11, 5, 7]),
+        (1, [20, 21, 70], [22, 30, 10, 5, 7]),
+    ],
+)
+def test_expand__leaves_out_rows_that_may_not_be_answers(k, hidden, expected):
+    rows, _ = expanded(*SHARED, ints(5, 6, 7), k, 9, hidden=[*hidden, 6])
+    assert rows == expected
 
 
 @pytest.mark.parametrize("wrong", [-1, 100, 2**40, -(2**63), 2**63 - 1])
@@ -956,9 +1064,14 @@ def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
     candidates[0][:] = given_[:count]
     trace = np.zeros((1 + len(dims), 4), np.int64)
     plan = ints(*dims), ints(*keeps), ints(*[column.get(d, -1) for d in dims])
-    vectors = as_blocks(stored, edges), ints(*edges), norms
-    knobs = knobs_for(BY_NORM=metric == "ip")
-    m = f.rerank(query, vectors, plan, knobs, candidates, count, trace)
+    # In two segments: a stage reads rows of both.
+    parts = [
+        {"blocks": as_blocks(stored[a:b], edges), "norms": norms[a:b]}
+        for a, b in ((0, n // 3), (n // 3, n))
+    ]
+    held = Memory(edges, *parts)
+    knobs = knobs_for(BY_NORM=metric == "ip", COLUMNS=norms.shape[1])
+    m = f.rerank(query, held.memory, plan, knobs, candidates, count, trace)
     stages = list(zip(dims, keeps, strict=True))
     rows, scores = naive.cascade(values, query, given_[:count], stages, metric)
     order = naive.top(candidates[1][:m].tolist(), m)
@@ -983,13 +1096,6 @@ def corpus_of(seed, n, edges, code_dim, dtype="float32"):
     return stored, values, codes
 
 
-def graph_of(codes, links, entries=(0,)):
-    """Return the graph as `search_many` takes it; each node is a row."""
-    entries, none = np.int32(entries), np.empty(0, np.int64)
-    parts = codes, links, entries, codes[entries], none, none.copy()
-    return tuple(frozen(part) for part in parts)
-
-
 def coded(axes):
     """Return axes as `search_many` takes them."""
     return frozen(axes), *c.rows_as_codes(axes)
@@ -1001,34 +1107,53 @@ class Corpus:
 
     values: np.ndarray  # (n, d) float64, as stored
     codes: np.ndarray
-    vectors: tuple  # blocks, their starts, norms
+    blocks: tuple
+    edges: tuple
+    norms: np.ndarray
     column: dict  # of a dim's norms
     code_dim: int
     loose: np.ndarray = dataclasses.field(default_factory=ints)
 
+    def memory(self, links, entries, cuts=(), listed=True, passing=None):
+        """Return the corpus as segments that begin at 0 and at `cuts`."""
+        parts, n = [], len(self.values)
+        for a, b in itertools.pairwise([0, *cuts, n]):
+            own = links[a:b] - np.int32(a)
+            own[(links[a:b] < a) | (links[a:b] >= b)] = -1  # the end of a list
+            part = {
+                "blocks": [block[a:b] for block in self.blocks],
+                "norms": self.norms[a:b], "codes": self.codes[a:b], "links": own,
+                "entries": np.int32([e - a for e in entries if a <= e < b] or [0]),
+                "loose": self.loose,
+            }  # fmt: skip
+            if passing is not None:
+                flags = np.uint8(passing[a:b])
+                part |= {"node_flags": flags, "row_flags": flags}
+                if listed:
+                    part["listed"] = np.flatnonzero(flags).astype(np.int32)
+            parts.append(part)
+        return Memory(self.edges, *parts)
+
     def search(self, queries, links, stages, k, *, metric="cosine", axes=None,
-               entries=(0,), shortlist=None, ef=None):  # fmt: skip
+               entries=(0,), shortlist=None, ef=None, **layout):  # fmt: skip
         """Run the kernel; return rows, scores and the trace."""
         n, count = len(self.values), len(queries)
-        entries = np.int32(entries)
-        graph = (self.codes, links, entries, self.codes[entries],
-                 NO_INTS, NO_INTS, self.loose)  # fmt: skip
         plan = [(dim, keep, self.column.get(dim, -1)) for dim, keep in stages]
         limit = shortlist or n
         knobs = knobs_for(
             EF=ef or limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
-            BY_NORM=metric == "ip",
+            BY_NORM=metric == "ip", CODE_BYTES=64, COLUMNS=self.norms.shape[1],
         )  # fmt: skip
         rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
         trace = np.zeros((1 + len(stages), 4), np.int64)
+        held = self.memory(links, entries, **layout)
         f.search_many(
             queries,
-            tuple(frozen(part) for part in graph),
             coded(np.empty((0, 0), np.float32) if axes is None else axes),
-            self.vectors,
+            held.memory,
             tuple(np.array(plan, np.int64).reshape(-1, 3).T.copy()),
             knobs,
-            np.array([1 / 127, -1.0]),
+            np.array([-1.0, *[1 / 127] * len(held.table)]),
             np.zeros(n + 1, np.uint8),
             (rows, scores, trace),
         )
@@ -1042,8 +1167,9 @@ def made_corpus(seed, n, edges, code_dim, axes=None, dtype="float32"):
     for code, row in zip(codes, short, strict=True):
         code[:code_dim] = np.rint(naive.unit(row[:code_dim]) * 127)
     norms, column = norm_table(values, (31, edges[-1]))
-    vectors = as_blocks(stored, edges), ints(*edges), norms
-    return Corpus(values, codes, vectors, column, code_dim)
+    return Corpus(
+        values, codes, as_blocks(stored, edges), edges, norms, column, code_dim
+    )
 
 
 def no_links(n):
@@ -1079,6 +1205,34 @@ def test_search_many__with_a_full_shortlist_equals_the_naive_cascade(
     assert trace[:, f.ROWS_IN].tolist() == [count * m for m in (n, n, n // 2, n // 4)]
     assert trace[:, f.ROWS_KEPT].tolist() == [count * m for m in (n, n // 2, n // 4, k)]
     assert trace[0, f.DIMS_READ] == count * n * 31
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@pytest.mark.parametrize("cuts", [(), (40,), (10, 70)], ids=str)
+@pytest.mark.parametrize("walked", [False, True], ids=["scan", "walk"])
+@pytest.mark.parametrize("listed", [False, True], ids=["flags", "listed"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 1])
+def test_search_many__over_segments_and_what_passes_equals_the_naive_cascade(
+    share, listed, walked, cuts, metric
+):
+    n, count, k = size(150, 75), size(7, 3), 5
+    corpus = made_corpus(0, n, (0, 31, 128), 31)
+    links = drawn_links(1, n, 6, connected=True) if walked else no_links(n)
+    stages, queries = [(50, n // 2), (97, n // 4), (128, k)], 3 * drawn(2, count, 128)
+    passing = np.random.default_rng(3).random(n) < share
+    rows, scores, _ = corpus.search(
+        queries, links, stages, k, metric=metric, cuts=cuts, listed=listed,
+        passing=passing, entries=range(n),
+    )  # fmt: skip
+    for i in range(count):
+        best, wanted = naive.cascade(
+            corpus.values, queries[i], np.flatnonzero(passing).tolist(), stages, metric
+        )
+        assert rows[i][: len(best)].tolist() == best
+        assert (rows[i][len(best) :] == -1).all()
+        scale = naive.lengths_of(corpus.values).max() if metric == "ip" else 1
+        scale *= naive.norm(queries[i]) if metric == "ip" else 1
+        np.testing.assert_allclose(scores[i][: len(best)], wanted, atol=CLOSE * scale)
 
 
 @pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])

@@ -27,6 +27,7 @@ LAYERS = (
     ("projection",),
     ("build",),
     ("plan",),
+    ("threads",),
     ("snapshot",),
     ("exact",),
     ("search",),
@@ -41,8 +42,8 @@ HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "hnswlib": ("graph/build.py",),
     "faiss": ("graph/build.py",),
-    "numba": ("kernels/jit.py", "kernels/lanes.py"),
-    "llvmlite": ("kernels/jit.py", "kernels/lanes.py"),
+    "numba": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
+    "llvmlite": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
     "pyarrow": (
         "store/", "sources.py", "options.py", "reading.py", "index.py", "build/",
     ),

@@ -2,7 +2,7 @@
 
 Called by `kernels/funnel.py`.
 
-n = rows, k = answers.
+n = rows of a segment, k = answers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from funnel.kernels.jit import kernel
+from funnel.kernels.memory import numbers_at
 from funnel.kernels.rerank import keep_largest, pack
+from funnel.kernels.segments import (
+    FIRST,
+    LOOSE,
+    LOOSE_COUNT,
+    NO_INT64,
+    ROWS,
+    flags_of,
+    owners_of,
+)
 from funnel.kernels.types import Array
 from funnel.kernels.walk import NODE_BITS, NODE_MASK
 
@@ -19,46 +29,72 @@ from funnel.kernels.walk import NODE_BITS, NODE_MASK
 def expand(
     best: Array,
     size: int,
-    graph: tuple[Array, ...],
+    segment: Array,
     k: int,
-    n: int,
+    limit: int,
+    scale: np.float32,
     rows: Array,
     scores: Array,
+    m: int,
 ) -> int:
-    """Write the rows of the kept nodes and their integer scores, best first.
+    """Add the rows of a segment's kept nodes and their scores, best first, after `m`.
 
-    Rows that are duplicates share a node; no answer needs more than `k` of them. Loose
-    rows, which no code can rank, follow. What damage made of a row that is none of the
-    `n` is left out.
+    Rows that are duplicates share a node; no answer needs more than `k` of them. Rows
+    that may not be answers are left out, and what damage made of a row that is none.
+
+    Parameters
+    ----------
+    best : (≥ size,) int64
+        Nodes as the walk packs them.
+    segment : a row of the segments' table
+    limit : int
+        Rows to add at most.
+    scale : float32
+        What an integer score is multiplied by.
+    rows, scores : int64, float32, in and out
 
     Returns
     -------
     int
-        Rows written: at most as many as `rows` holds.
+        Rows there are now.
     """
-    node_starts, node_rows, loose = graph[4:]
-    m, limit = 0, len(rows) - len(loose)
+    node_starts, node_rows = owners_of(segment)
+    row_flags, n, first = flags_of(segment)[1], segment[ROWS], segment[FIRST]
+    limit += m
     for i in range(size):
         if m == limit:
             break
         node = (best[i] >> 1) & NODE_MASK
-        score = np.float32(best[i] >> NODE_BITS)
+        score = np.float32(best[i] >> NODE_BITS) * scale
         if len(node_starts) == 0:
-            rows[m], scores[m] = node, score
-            m += 1
+            if node < n:
+                rows[m], scores[m] = first + node, score
+                m += 1
             continue
         # Clamped first: a sum or a range that overflows is undefined.
         start = min(max(0, node_starts[node]), len(node_rows))
         stop = min(max(0, node_starts[node + 1]), len(node_rows))
-        stop = min(stop, start + k, start + limit - m)
+        left = k
         for j in range(start, stop):
             row = node_rows[j]
-            if 0 <= row < n:
-                rows[m], scores[m] = row, score
+            if left == 0 or m == limit:
+                break
+            if 0 <= row < n and (len(row_flags) == 0 or row_flags[row]):
+                rows[m], scores[m] = first + row, score
                 m += 1
+                left -= 1
+    return m
+
+
+@kernel
+def add_loose(segment: Array, rows: Array, scores: Array, m: int) -> int:
+    """Add a segment's loose rows, which no code can rank; return how many there are."""
+    loose = numbers_at(segment[LOOSE], segment[LOOSE_COUNT], NO_INT64)
+    row_flags = flags_of(segment)[1]
     for i in range(len(loose)):
-        if 0 <= loose[i] < n:
-            rows[m], scores[m] = loose[i], 0
+        row = loose[i]
+        if 0 <= row < segment[ROWS] and (len(row_flags) == 0 or row_flags[row]):
+            rows[m], scores[m] = segment[FIRST] + row, 0
             m += 1
     return m
 

@@ -3,8 +3,8 @@
 Arrays and numbers only. One compiled kernel serves every cascade; `search.py` lays
 out its arguments and calls it, once for each thread.
 
-q = queries, d = full dims, n = rows, v = nodes, k = answers, r = records of the trace
-(record 0 is the walk or scan, record i the i-th stage).
+q = queries, d = full dims, s = segments, w = bytes of a code, k = answers, r = records
+of the trace (record 0 is the walk or scan, record i the i-th stage).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from funnel.kernels.candidates import expand, write_best
+from funnel.kernels.candidates import add_loose, expand, write_best
 from funnel.kernels.codes import code_offset, quantise
 from funnel.kernels.jit import kernel, ticks
+from funnel.kernels.memory import numbers_at
 from funnel.kernels.query import norm, project, project_codes
 from funnel.kernels.rerank import (
     extend,
@@ -24,21 +25,41 @@ from funnel.kernels.rerank import (
     renormalise,
     select,
 )
+from funnel.kernels.segments import (
+    DEGREE,
+    LISTED,
+    LISTED_COUNT,
+    LOOSE_COUNT,
+    NO_INT32,
+    NODES,
+    PASSED,
+    flags_of,
+    graph_of,
+)
 from funnel.kernels.types import Array
-from funnel.kernels.walk import ROOM, best_entry, scan, walk
+from funnel.kernels.walk import (
+    ROOM,
+    best_entry,
+    keep_passing,
+    scan,
+    scan_listed,
+    walk,
+)
 
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
-EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK = 0, 1, 2, 3, 4, 5, 6
-KNOBS = 7
+EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK, CODE_BYTES, COLUMNS = range(9)
+KNOBS = 9
 # Places in `scales`.
-CODE_UNIT, SLACK = 0, 1
-SCALES = 2
+SLACK, CODE_UNITS = 0, 1
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
+# What it costs to score a node of a list, and to expand one in a walk, in equal units.
+LISTED_COST, EXPANDED_COST = 1, 60
+SPARE = 5 / 4  # nodes that may be answers are not spread evenly
 
 
 @kernel
@@ -96,61 +117,133 @@ def prepare_some(
 
 
 @kernel
+def reach(segment: Array, ef: int) -> int:
+    """Return how long a walk's list must be to hold `ef` nodes that may be answers."""
+    nodes, passed = int(segment[NODES]), int(segment[PASSED])
+    if passed < 0 or passed == nodes:
+        return min(ef, nodes)
+    return min(nodes, int(SPARE * ef * nodes / max(passed, 1)) + 1)
+
+
+@kernel
 def retrieve(
-    projected: Array,
-    graph: tuple[Array, ...],
+    code: Array,
+    offset: np.int32,
+    segment: Array,
     knobs: Array,
-    scales: Array,
+    top: float,
+    slack: float,
     visited: Array,
-    epoch: np.uint8,
     pool: Array,
-) -> tuple[int, int, np.float32]:
-    """Fill `pool` with the shortlist's nodes, packed, best first, from place 1 on.
+) -> tuple[int, int]:
+    """Fill `pool` with a segment's shortlist, packed, best first, from place 1 on.
+
+    Walks the graph, or scans the codes where there is none; where few nodes may be
+    answers, scans those, if that is cheaper than to walk past all the others.
 
     Parameters
     ----------
-    projected : (p,) float32
-        The query's coordinates that codes hold.
+    code : (w,) int8
+        The query.
+    offset : int32
+        Its `code_offset`.
+    top : float
+        The integer score of a cosine of 1.
 
     Returns
     -------
     size, scored : int
         Nodes of the shortlist, nodes scored.
-    scale : float32
-        What makes a node's integer score the cosine of the coordinates.
     """
-    codes, neighbours, entry_nodes, entry_codes = graph[:4]
-    coordinates = projected
-    code = np.empty(codes.shape[1], np.int8)
-    below = quantise(coordinates, code) * norm(coordinates)
-    scale = scales[CODE_UNIT] / below if below > 0 else 0.0
-    offset, degree = code_offset(code), neighbours.shape[1]
+    codes, neighbours, entries, entry_codes = graph_of(segment, knobs[CODE_BYTES])
+    passing, limit, degree = flags_of(segment)[0], knobs[SHORTLIST], segment[DEGREE]
+    if segment[NODES] == 0 or segment[PASSED] == 0:
+        return 0, 0
+    ef, count = reach(segment, knobs[EF]), segment[LISTED_COUNT]
+    if count > 0 and (degree == 0 or count * LISTED_COST < ef * EXPANDED_COST):
+        listed = numbers_at(segment[LISTED], count, NO_INT32)
+        return scan_listed(code, offset, codes, listed, limit, pool), count
     if degree == 0:
-        size = scan(code, offset, codes, knobs[SHORTLIST], pool)
-        return size, len(codes), np.float32(scale)
-    top = 1 / scale if scale > 0 else 0.0
+        return scan(code, offset, codes, passing, limit, pool), len(codes)
     place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
         code,
         offset,
         codes,
         neighbours,
-        (entry_nodes[place], score),
-        knobs[EF],
-        (knobs[RANK], knobs[SHORTLIST], top, scales[SLACK]),
+        passing,
+        (entries[place], score),
+        ef,
+        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF]),
         visited,
-        epoch,
+        next_epoch(visited),
         pool,
         np.empty((2, degree), np.int32),
         np.empty(degree, np.int64),
     )
-    return min(size, knobs[SHORTLIST]), scored + len(entry_codes), np.float32(scale)
+    scored += len(entries)
+    size = keep_passing(pool, size, passing, limit)
+    if size < min(segment[PASSED], knobs[K]):  # what may be an answer is out of reach
+        return scan(code, offset, codes, passing, limit, pool), scored + len(codes)
+    return size, scored
+
+
+@kernel
+def shorten(candidates: tuple[Array, ...], m: int, keep: int) -> int:
+    """Keep the best of what several segments gave; return how many are left."""
+    rows, scores, dots, squares, keys, spare = candidates
+    pack(scores, m, keys)
+    return int(select(keys, m, keep, rows, dots, squares, scores, spare))
+
+
+@kernel
+def gather(
+    projected: Array,
+    table: Array,
+    knobs: Array,
+    scales: Array,
+    visited: Array,
+    pool: Array,
+    candidates: tuple[Array, ...],
+    record: Array,
+) -> int:
+    """Write the candidates of all segments, the best `CUT` and loose rows.
+
+    Returns how many there are. `record`, of the trace, is added to.
+    """
+    code = np.empty(knobs[CODE_BYTES], np.int8)
+    below = quantise(projected, code) * norm(projected)
+    offset, m, rows, scores = code_offset(code), 0, candidates[0], candidates[1]
+    for s in range(len(table)):
+        scale = scales[CODE_UNITS + s] / below if below > 0 else 0.0
+        size, scored = retrieve(
+            code,
+            offset,
+            table[s],
+            knobs,
+            1 / scale if scale > 0 else 0.0,
+            scales[SLACK],
+            visited,
+            pool,
+        )
+        record[ROWS_IN] += scored
+        record[ROWS_KEPT] += size
+        record[DIMS_READ] += scored * knobs[WIDTH]
+        m = expand(
+            pool[1:], size, table[s], knobs[K], knobs[CUT], np.float32(scale), rows,
+            scores, m,
+        )  # fmt: skip
+        if s > 0:
+            m = shorten(candidates, m, knobs[CUT])
+    for s in range(len(table)):
+        m = add_loose(table[s], rows, scores, m)
+    return m
 
 
 @kernel
 def rerank(
     query: Array,
-    vectors: tuple[tuple[Array, ...], Array, Array],
+    memory: tuple[Array, Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
     candidates: tuple[Array, ...],
@@ -162,14 +255,15 @@ def rerank(
     Parameters
     ----------
     query : (d,) float32, unit norm
-    vectors : column blocks, their first dims, prefix norms
+    memory : table, starts, like
+        See `kernels/rerank.py: find_rows`.
     plan : three int64 arrays, an entry a stage
         Dim, keep, and the column of its norms (−1 if they are not stored).
     candidates : rows, scores, dots, squares, keys, spare
         Rows come in; rows and scores go out.
     trace : (r, 4) int64, added to
     """
-    blocks, starts, norms = vectors
+    table, columns_stored = memory[0], knobs[COLUMNS]
     dims, keeps, columns = plan
     rows, scores, dots, squares, keys, spare = candidates
     dots[:m], squares[:m] = 0, 0
@@ -182,13 +276,16 @@ def rerank(
         square += norm(query[start:stop]) ** 2
         if counting:
             extend_with_squares(
-                query, blocks, starts, rows, m, start, stop, dots, squares, norms
+                query, memory, rows, m, start, stop, dots, keys, squares, columns_stored
             )
         else:
-            extend(query, blocks, starts, rows, m, start, stop, dots)
+            extend(query, memory, rows, m, start, stop, dots, keys)
         length = np.float32(np.sqrt(square))
         by_norm = knobs[BY_NORM] != 0
-        renormalise(rows, m, dots, squares, norms, columns[s], length, by_norm, scores)
+        renormalise(
+            rows, m, dots, squares, table, columns_stored, columns[s], length, by_norm,
+            scores,
+        )  # fmt: skip
         pack(scores, m, keys)
         m = select(keys, m, keeps[s], rows, dots, squares, scores, spare)
         record = trace[first + s]
@@ -203,9 +300,8 @@ def rerank(
 @kernel
 def search_many(
     queries: Array,
-    graph: tuple[Array, ...],
     axes: tuple[Array, Array, Array],
-    vectors: tuple[tuple[Array, ...], Array, Array],
+    memory: tuple[Array, Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
     scales: Array,
@@ -218,19 +314,19 @@ def search_many(
     ----------
     queries : (q, d) float32
         Not normalised.
-    graph : codes, neighbours, entry nodes, entry codes, node starts, node rows, loose
-        (v, w) int8, (v, g) int32, (e,) int32, (e, w) int8, (v + 1,) int64, and int64
-        rows. No links (g = 0): every code is scanned. No starts: node i is row i.
     axes : axes, their codes, the codes' units
         (p, d) float32, (p, w) int8, (p,) float32; none (p = 0) where the projection is
         the embedding's own prefix.
-    vectors, plan : see `rerank`
-    knobs : (7,) int64
-        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, and
-        the rank that the slack is measured from.
-    scales : (2,) float64
-        The coordinate that a code of 1 stands for; the walk's slack, −1 for none.
-    visited : (v + 1,) uint8
+    memory : table, starts, like
+        The table of `kernels/segments.py`; the rest as in `rerank.find_rows`.
+    plan : see `rerank`
+    knobs : (9,) int64
+        ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, the
+        rank that the slack is measured from, bytes of a code, stored norms a row.
+    scales : (1 + s,) float64
+        The walk's slack, −1 for none; the coordinate that a code of 1 stands for, in
+        each segment.
+    visited : (most nodes of a segment + 1,) uint8
         Kept between calls; its last entry is the epoch.
     out : rows (q, k) int64, scores (q, k) float32, trace (r, 4) int64
         Rows are −1 and scores −inf where there are fewer than k.
@@ -241,9 +337,13 @@ def search_many(
         Blind queries: those that the projection says nothing of, so that no code can
         rank for them. Their first row is `BLIND`.
     """
-    out_rows, out_scores, trace = out
-    pool = np.empty(max(knobs[EF], knobs[SHORTLIST]) + ROOM, np.int64)
-    limit = knobs[CUT] + len(graph[6])
+    table, (out_rows, out_scores, trace) = memory[0], out
+    longest, loose = knobs[SHORTLIST], 0
+    for s in range(len(table)):
+        longest = max(longest, reach(table[s], knobs[EF]))
+        loose += table[s, LOOSE_COUNT]
+    pool = np.empty(longest + ROOM, np.int64)
+    limit = knobs[CUT] * min(len(table), 2) + loose
     candidates = (
         np.empty(limit, np.int64),
         np.empty(limit, np.float32),
@@ -280,8 +380,7 @@ def search_many(
                 ready[i - first],
                 projected[i - first],
                 factors[i - first],
-                graph,
-                vectors,
+                memory,
                 plan,
                 knobs,
                 scales,
@@ -298,8 +397,7 @@ def search_one(
     query: Array,
     projected: Array,
     factor: np.float32,
-    graph: tuple[Array, ...],
-    vectors: tuple[tuple[Array, ...], Array, Array],
+    memory: tuple[Array, Array, Array],
     plan: tuple[Array, Array, Array],
     knobs: Array,
     scales: Array,
@@ -315,23 +413,14 @@ def search_one(
         out_rows[0] = BLIND
         return 1
     stages, began = len(plan[0]), ticks()
-    epoch = next_epoch(visited)
-    size, scored, scale = retrieve(
-        projected, graph, knobs, scales, visited, epoch, pool
-    )
-    n, rows, scores = len(vectors[2]), candidates[0], candidates[1]
-    m = expand(pool[1:], size, graph, knobs[K], n, rows, scores)
-    trace[0, ROWS_IN] += scored
-    trace[0, ROWS_KEPT] += size
-    trace[0, DIMS_READ] += scored * knobs[WIDTH]
+    kept = trace[0, ROWS_KEPT]
+    m = gather(projected, memory[0], knobs, scales, visited, pool, candidates, trace[0])
     trace[0, TICKS] += ticks() - began
     if len(trace) > 1 + stages:
-        trace[1, ROWS_IN] += size
+        trace[1, ROWS_IN] += trace[0, ROWS_KEPT] - kept
         trace[1, ROWS_KEPT] += m
     if stages > 0:
-        m = rerank(query, vectors, plan, knobs, candidates, m, trace)
-    else:
-        factor *= scale
+        m = rerank(query, memory, plan, knobs, candidates, m, trace)
     write_best(candidates, m, factor, out_rows, out_scores)
     return 0
 

@@ -91,6 +91,7 @@ def find_links(
     degree = links.shape[1]
     pool = np.empty(ef + ROOM, np.int64)
     near, keys = np.empty((2, degree), np.int32), np.empty(degree, np.int64)
+    everything = np.empty(0, np.uint8)
     entry_codes = np.empty((len(entries), codes.shape[1]), np.int8)
     for i in range(len(entries)):
         entry_codes[i] = codes[entries[i]]
@@ -102,9 +103,10 @@ def find_links(
             offset,
             codes,
             links,
+            everything,
             (entries[place], score),
             ef,
-            (1, 1, 0.0, -1.0),
+            (1, 1, 0.0, -1.0, 1),
             visited,
             next_epoch(visited),
             pool,

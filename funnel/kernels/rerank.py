@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.jit import LINE_BYTES, kernel, prefetch, prefetch_far, widen
+from funnel.kernels.jit import LINE_BYTES, kernel, widen
+from funnel.kernels.memory import numbers_at, prefetch_at, prefetch_far_at
+from funnel.kernels.segments import BLOCKS, FIRST, norms_at, segment_of
 from funnel.kernels.types import TINY, Array
 
 PAGE_BYTES = 4096  # the hardware's own prefetcher stops at the end of a page
@@ -43,15 +45,41 @@ def dot_and_square(
 
 
 @kernel
+def find_rows(
+    memory: tuple[Array, Array, Array],
+    rows: Array,
+    m: int,
+    block: int,
+    dim: int,
+    places: Array,
+) -> None:
+    """Write the addresses at which `m` rows hold `dim`, in a column block.
+
+    Parameters
+    ----------
+    memory : table, starts, like
+        The segments' table; (blocks + 1,) int64, the first dim of each block, then d;
+        an empty array of the vectors' dtype: float32, or uint16 that holds float16.
+    places : (≥ m,) int64, out
+    """
+    table, starts, like = memory
+    width, first = starts[block + 1] - starts[block], dim - starts[block]
+    for i in range(m):
+        segment = segment_of(table, rows[i])
+        at = (rows[i] - segment[FIRST]) * width + first
+        places[i] = segment[BLOCKS + block] + at * like.itemsize
+
+
+@kernel
 def extend(
     query: Array,
-    blocks: tuple[Array, ...],
-    starts: Array,
+    memory: tuple[Array, Array, Array],
     rows: Array,
     m: int,
     start: int,
     stop: int,
     dots: Array,
+    places: Array,
 ) -> None:
     """Continue the inner products of `m` rows over dims [start, stop).
 
@@ -61,59 +89,58 @@ def extend(
     Parameters
     ----------
     query : (d,) float32
-    blocks : column blocks, each (n, b) float32, or uint16 that holds float16
-    starts : (blocks + 1,) int64
-        First dim of each block, then d.
+    memory : see `find_rows`
     rows : (≥ m,) int64
     dots : (≥ m,) float32, added to
+    places : (≥ m,) int64, scratch
     """
-    for at in range(len(blocks)):
-        left, right = max(start, starts[at]), min(stop, starts[at + 1])
+    _, starts, like = memory
+    for block in range(len(starts) - 1):
+        left, right = max(start, starts[block]), min(stop, starts[block + 1])
         if left >= right:
             continue
-        block = blocks[at]
-        part = query[left:right]
-        low, high = left - starts[at], right - starts[at]
-        first, last = low * block.itemsize, high * block.itemsize
+        part, count = query[left:right], (right - left) * like.itemsize
+        find_rows(memory, rows, m, block, left, places)
         for i in range(m):
-            for page in range(first, last, PAGE_BYTES):
-                for byte in range(page, min(page + HEAD_BYTES, last), LINE_BYTES):
-                    prefetch(block, rows[i], byte)
+            for page in range(0, count, PAGE_BYTES):
+                for byte in range(page, min(page + HEAD_BYTES, count), LINE_BYTES):
+                    prefetch_at(places[i] + byte)
         for i in range(m):
             if i + 1 < m:
-                for byte in range(first, last, LINE_BYTES):
-                    prefetch_far(block, rows[i + 1], byte)
-            dots[i] += dot(part, block[rows[i]][low:high])
+                for byte in range(0, count, LINE_BYTES):
+                    prefetch_far_at(places[i + 1] + byte)
+            dots[i] += dot(part, numbers_at(places[i], right - left, like))
 
 
 @kernel
 def extend_with_squares(
     query: Array,
-    blocks: tuple[Array, ...],
-    starts: Array,
+    memory: tuple[Array, Array, Array],
     rows: Array,
     m: int,
     start: int,
     stop: int,
     dots: Array,
+    places: Array,
     squares: Array,
-    norms: Array,
+    columns: int,
 ) -> None:
     """Do as `extend`, and sum the squares too: for dims whose norms are not stored.
 
-    Squares are of rows scaled to unit full norm, so that they cannot overflow.
+    Squares are of rows scaled to unit full norm, so that they cannot overflow. There
+    are `columns` stored norms a row.
     """
-    full = norms.shape[1] - 1
-    for at in range(len(blocks)):
-        left, right = max(start, starts[at]), min(stop, starts[at + 1])
+    table, starts, like = memory
+    for block in range(len(starts) - 1):
+        left, right = max(start, starts[block]), min(stop, starts[block + 1])
         if left >= right:
             continue
         part = query[left:right]
-        low, high = left - starts[at], right - starts[at]
+        find_rows(memory, rows, m, block, left, places)
         for i in range(m):
-            norm = norms[rows[i], full]
+            norm = norms_at(table, rows[i], columns)[columns - 1]
             scale = np.float32(1) / norm if norm > 0 else np.float32(0)
-            row = blocks[at][rows[i]][low:high]
+            row = numbers_at(places[i], right - left, like)
             product, square = dot_and_square(part, row, scale)
             dots[i] += product
             squares[i] += square
@@ -125,7 +152,8 @@ def renormalise(
     m: int,
     dots: Array,
     squares: Array,
-    norms: Array,
+    table: Array,
+    columns: int,
     column: int,
     query_norm: np.float32,
     by_norm: bool,
@@ -135,10 +163,11 @@ def renormalise(
 
     Parameters
     ----------
-    norms : (n, columns) float32
-        Stored prefix norms; the last column is the full norm.
+    table : the segments' table
+    columns : int
+        Stored prefix norms a row; the last is the full norm.
     column : int
-        Where the norms of this prefix are, or −1: then they come from `squares`.
+        Which of them is of this prefix, or −1: then they come from `squares`.
     query_norm : float32
         Norm of the query's prefix.
     by_norm : bool
@@ -146,15 +175,13 @@ def renormalise(
         multiplies by the query's.
     scores : (≥ m,) float32, out
     """
-    full = norms.shape[1] - 1
     for i in range(m):
-        if column >= 0:
-            norm = norms[rows[i], column]
-        else:
-            norm = np.sqrt(squares[i]) * norms[rows[i], full]
+        norms = norms_at(table, rows[i], columns)
+        full = norms[columns - 1]
+        norm = norms[column] if column >= 0 else np.sqrt(squares[i]) * full
         below = norm * query_norm
         score = dots[i] / below if below >= TINY else np.float32(0)
-        scores[i] = score * norms[rows[i], full] if by_norm else score
+        scores[i] = score * full if by_norm else score
 
 
 @kernel

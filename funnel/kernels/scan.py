@@ -35,6 +35,7 @@ def scan_rows(
     stop: int,
     weights: Array,
     row_range: tuple[int, int],
+    base: int,
     rows: Array,
     scores: Array,
 ) -> None:
@@ -47,6 +48,8 @@ def scan_rows(
     weights : (n,) float32
         What each inner product is multiplied by.
     row_range : first row, and the row after the last
+    base : int
+        What rows are numbered from.
     rows, scores : (k,), in and out
         The best so far, descending; −1 and −inf where there are none yet.
     """
@@ -59,7 +62,7 @@ def scan_rows(
                 total += dot(query[left:right], blocks[at][row][: right - left])
         score = total * weights[row - first]
         if score > scores[-1]:
-            push(rows, scores, row, score)
+            push(rows, scores, base + row, score)
 
 
 @kernel

@@ -21,6 +21,7 @@ NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 LOWEST_SCORE = LOWEST >> NODE_BITS
+AHEAD = 8  # nodes of a list whose codes are on their way
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
 
@@ -96,13 +97,13 @@ def unseen_links(
 
 
 @kernel
-def horizon(pool: Array, stop: tuple[int, int, float, float]) -> np.int64:
+def horizon(pool: Array, stop: tuple[int, int, float, float, int]) -> np.int64:
     """Return the lowest score that is near enough to be expanded.
 
     That is ``1 + slack`` times as far as the node of rank `rank`, as distances go that
     fall from `top` with the score (1 − cosine).
     """
-    rank, _, top, slack = stop
+    rank, _, top, slack, _ = stop
     if slack < 0:
         return np.int64(LOWEST_SCORE)
     far = (1 + slack) * (top - (pool[rank] >> NODE_BITS))
@@ -151,9 +152,10 @@ def walk(
     offset: np.int32,
     codes: Array,
     neighbours: Array,
+    passing: Array,
     entry: tuple[int, np.int32],
     ef: int,
-    stop: tuple[int, int, float, float],
+    stop: tuple[int, int, float, float, int],
     visited: Array,
     epoch: np.uint8,
     pool: Array,
@@ -173,13 +175,16 @@ def walk(
         The query's `code_offset`.
     codes : (n, w) int8
     neighbours : (n, g) int32, −1 ends a list
+    passing : (n,) uint8
+        1 for a node that may be an answer; the walk passes through the others too.
+        Empty: all may.
     entry : node and its score
     ef : int
         Length of the list: HNSW's ``ef_search``.
-    stop : rank, shortlist, top, slack
-        When to end before all that are kept have been expanded: see `horizon`. Rank and
-        shortlist, how many are wanted at least, are at most `ef`. A negative slack
-        never ends a walk.
+    stop : rank, shortlist, top, slack, wanted
+        When to end before all that are kept have been expanded: see `horizon`, or when
+        so many nodes that may be answers have been. Rank and shortlist, how many are
+        wanted at least, are at most `ef`. A negative slack never ends a walk.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
     pool : (≥ ef + ROOM,) int64, out
@@ -202,11 +207,14 @@ def walk(
     clear(pool, ef)
     pool[1] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
     size, at, scored, waiting, side = 1, 0, 0, 0, 0
+    passed, flagged = 0, len(passing) > 0
     while True:
         found, far = 0, horizon(pool, stop)
-        if at < size and pool[at + 1] >> NODE_BITS >= far:
+        if at < size and pool[at + 1] >> NODE_BITS >= far and passed < stop[4]:
             node = (pool[at + 1] >> 1) & NODE_MASK
             pool[at + 1] |= 1
+            if flagged:
+                passed += passing[node]
             found = unseen_links(neighbours[node], codes, visited, epoch, near[side])
         elif waiting == 0:
             return size, scored
@@ -230,7 +238,30 @@ def walk(
 
 
 @kernel
-def scan(query: Array, offset: np.int32, codes: Array, limit: int, pool: Array) -> int:
+def keep_passing(pool: Array, size: int, passing: Array, limit: int) -> int:
+    """Leave only nodes that may be answers in the pool, the best `limit` of them.
+
+    Returns how many are left.
+    """
+    if len(passing) == 0:
+        return min(size, limit)
+    left = 0
+    for i in range(1, size + 1):
+        if left < limit and passing[(pool[i] >> 1) & NODE_MASK]:
+            left += 1
+            pool[left] = pool[i]
+    return left
+
+
+@kernel
+def scan(
+    query: Array,
+    offset: np.int32,
+    codes: Array,
+    passing: Array,
+    limit: int,
+    pool: Array,
+) -> int:
     """Score every code and keep the best `limit`: the walk of an index without a graph.
 
     Parameters
@@ -239,6 +270,8 @@ def scan(query: Array, offset: np.int32, codes: Array, limit: int, pool: Array) 
     offset : int32
         The query's `code_offset`.
     codes : (n, w) int8
+    passing : (n,) uint8
+        1 for a node that may be an answer. Empty: all may.
     limit : int
     pool : (≥ limit + ROOM,) int64, out
         The kept nodes from place 1 on, best first, as packed keys.
@@ -249,8 +282,40 @@ def scan(query: Array, offset: np.int32, codes: Array, limit: int, pool: Array) 
         Nodes in `pool`.
     """
     clear(pool, limit)
-    size = 0
+    size, flagged = 0, len(passing) > 0
     for node in range(len(codes)):
+        if flagged and not passing[node]:
+            continue
+        score = score_code(query, codes[node], offset)
+        key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
+        if key > pool[limit]:
+            insert(pool, size, limit, key)
+            size = min(size + 1, limit)
+    return size
+
+
+@kernel
+def scan_listed(
+    query: Array,
+    offset: np.int32,
+    codes: Array,
+    listed: Array,
+    limit: int,
+    pool: Array,
+) -> int:
+    """Do as `scan` over the nodes `listed`, (m,) int32, increasing.
+
+    Codes are asked for some nodes ahead: they do not follow each other.
+    """
+    clear(pool, limit)
+    size, n, width = 0, len(codes), codes.shape[1]
+    for i in range(len(listed)):
+        ahead = listed[min(i + AHEAD, len(listed) - 1)]
+        for byte in range(0, width, LINE_BYTES):
+            prefetch(codes, ahead, byte)
+        node = listed[i]
+        if node < 0 or node >= n:
+            continue
         score = score_code(query, codes[node], offset)
         key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
         if key > pool[limit]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from funnel.errors import CorruptIndexError
+from funnel.kernels import segments as t
 from funnel.store.ids import candidate_rows, key_of
 from funnel.store.manifest import Segment
 from funnel.store.matrix import FileEntry, map_body
@@ -58,6 +59,33 @@ class SegmentFiles:
         self.node_starts = self._matrix("node_starts", no_rows)[:, 0]
         self.node_rows = self._matrix("node_rows", no_rows)[:, 0]
         self.loose = self._matrix("loose", no_rows)[:, 0]
+
+    @cached_property
+    def entry_codes(self) -> Matrix:
+        """Return the codes of the entries, beside each other."""
+        codes: Matrix = self.codes[self.entries]
+        return codes
+
+    def described(self, first: int) -> list[int]:
+        """Return the segment's row of the table of `kernels/segments.py`.
+
+        `first` is the number of its first row. All its nodes may be answers.
+        """
+        row = [0] * (t.BLOCKS + len(self.blocks))
+        row[t.FIRST], row[t.ROWS], row[t.NODES] = first, self.rows, len(self.codes)
+        row[t.DEGREE], row[t.ENTRY_COUNT] = self.neighbours.shape[1], len(self.entries)
+        row[t.OWNED_COUNT], row[t.LOOSE_COUNT] = len(self.node_rows), len(self.loose)
+        row[t.PASSED] = -1
+        places = (t.CODES, t.LINKS, t.ENTRIES, t.ENTRY_CODES, t.STARTS, t.OWNED,
+                  t.LOOSE, t.NORMS, *range(t.BLOCKS, len(row)))  # fmt: skip
+        arrays = (self.codes, self.neighbours, self.entries, self.entry_codes,
+                  self.node_starts, self.node_rows, self.loose, self.norms,
+                  *self.blocks)  # fmt: skip
+        for place, array in zip(places, arrays, strict=True):
+            row[place] = array.ctypes.data
+        for place in (t.NODE_FLAGS, t.ROW_FLAGS, t.LISTED):
+            row[place] = self.codes.ctypes.data  # of none: any address will do
+        return row
 
     def _matrix(self, role: str, absent: Matrix | None = None) -> Matrix:
         entry = self.segment.files.get(role)

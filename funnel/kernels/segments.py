@@ -1,0 +1,96 @@
+"""Segments as a table of numbers: how long each one's arrays are and where they begin.
+
+A kernel takes one table instead of a dozen arrays a segment: one compiled kernel serves
+any number of segments, and a call hands over one array. `snapshot.py` fills the table
+in and keeps alive what it points at.
+
+s = segments, n = rows of one, v = its nodes, w = bytes of a code, g = links of a node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from funnel.kernels.jit import kernel
+from funnel.kernels.memory import numbers_at, rows_at
+from funnel.kernels.types import Array
+
+# Columns of the table; those in small letters behind them are what is at an address.
+FIRST = 0  # rows of the segments before it
+ROWS, NODES = 1, 2
+CODES = 3  # (v, w) int8
+LINKS, DEGREE = 4, 5  # (v, g) int32; g = 0: codes are scanned
+ENTRIES, ENTRY_CODES, ENTRY_COUNT = 6, 7, 8  # (e,) int32, (e, w) int8
+STARTS = 9  # (v + 1,) int64 if there are any owned rows
+OWNED, OWNED_COUNT = 10, 11  # node_rows, int64; 0 of them: node i is row i
+LOOSE, LOOSE_COUNT = 12, 13  # int64
+NORMS = 14  # (n, columns) float32
+PASSED = 15  # nodes that may be answers; −1: all, and there are no flags
+NODE_FLAGS, ROW_FLAGS = 16, 17  # (v,), (n,) uint8: which may be answers
+LISTED, LISTED_COUNT = 18, 19  # int32: the nodes that may, where they are few
+BLOCKS = 20  # and following: (n, width of the block) of the vectors' dtype
+
+NO_INT8 = np.empty(0, np.int8)
+NO_UINT8 = np.empty(0, np.uint8)
+NO_INT32 = np.empty(0, np.int32)
+NO_INT64 = np.empty(0, np.int64)
+NO_FLOAT32 = np.empty(0, np.float32)
+
+
+@kernel
+def segment_of(table: Array, row: int) -> Any:
+    """Return the table's row of the segment that holds `row`: the last with its first.
+
+    A binary search; with one segment there is nothing to look at.
+    """
+    low, high = 0, len(table) - 1
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if table[middle, FIRST] <= row:
+            low = middle
+        else:
+            high = middle - 1
+    return table[low]
+
+
+@kernel
+def graph_of(segment: Array, width: int) -> tuple[Array, Array, Array, Array]:
+    """Return codes, links, entry nodes and their codes."""
+    nodes, count = segment[NODES], segment[ENTRY_COUNT]
+    return (
+        rows_at(segment[CODES], nodes, width, NO_INT8),
+        rows_at(segment[LINKS], nodes, segment[DEGREE], NO_INT32),
+        numbers_at(segment[ENTRIES], count, NO_INT32),
+        rows_at(segment[ENTRY_CODES], count, width, NO_INT8),
+    )
+
+
+@kernel
+def owners_of(segment: Array) -> tuple[Array, Array]:
+    """Return node starts and node rows; none where node i is row i."""
+    owned = segment[OWNED_COUNT]
+    starts = segment[NODES] + 1 if owned > 0 else 0
+    return (
+        numbers_at(segment[STARTS], starts, NO_INT64),
+        numbers_at(segment[OWNED], owned, NO_INT64),
+    )
+
+
+@kernel
+def flags_of(segment: Array) -> tuple[Array, Array]:
+    """Return which nodes and which rows may be answers; none where all may."""
+    flagged = segment[PASSED] >= 0
+    return (
+        numbers_at(segment[NODE_FLAGS], segment[NODES] if flagged else 0, NO_UINT8),
+        numbers_at(segment[ROW_FLAGS], segment[ROWS] if flagged else 0, NO_UINT8),
+    )
+
+
+@kernel
+def norms_at(table: Array, row: int, columns: int) -> Array:
+    """Return the stored prefix norms of a row, the full norm last."""
+    segment = segment_of(table, row)
+    at = segment[NORMS] + 4 * columns * (row - segment[FIRST])
+    return numbers_at(at, columns, NO_FLOAT32)
