@@ -11,12 +11,17 @@ Each has two parents, so that callers may catch ours or Python's own::
     │   └── CascadeError                         stages that cannot follow each other
     ├── InvalidTypeError       TypeError         an argument of an unusable type
     ├── UnknownIdError         LookupError       an id that the index does not hold
+    ├── UnknownVersionError    LookupError       a version that is not kept
     ├── IndexNotFoundError     FileNotFoundError nothing at that path
     ├── IndexExistsError       FileExistsError   something is already at that path
     ├── NotAnIndexError        OSError           the path holds something else
     ├── CorruptIndexError      OSError           bytes are not what was written
     ├── FormatVersionError     OSError           written by a newer version
     ├── StorageError           OSError           the disk refused
+    ├── LockedError            OSError           somebody else is writing
+    ├── ConflictError          OSError           somebody else wrote this version
+    ├── UncertainCommitError   OSError           written, but perhaps not durable
+    ├── ReadOnlyError          OSError           the handle is open for reading
     ├── ClosedError            ValueError        the handle was closed
     └── BuilderMissingError    ImportError       the builder is not installed
 """
@@ -64,6 +69,10 @@ class UnknownIdError(FunnelError, LookupError):
     """An id that the index does not hold."""
 
 
+class UnknownVersionError(FunnelError, LookupError):
+    """A version that the index does not keep."""
+
+
 class IndexNotFoundError(FunnelError, FileNotFoundError):
     """Nothing is at the given path."""
 
@@ -86,6 +95,22 @@ class FormatVersionError(FunnelError, OSError):
 
 class StorageError(FunnelError, OSError):
     """The disk refused to store or to read."""
+
+
+class LockedError(FunnelError, OSError):
+    """Somebody else is writing to the index."""
+
+
+class ConflictError(FunnelError, OSError):
+    """Somebody else has written the version that was to be written."""
+
+
+class UncertainCommitError(FunnelError, OSError):
+    """A version was written, but may not survive a power cut."""
+
+
+class ReadOnlyError(FunnelError, OSError):
+    """The handle is open for reading only."""
 
 
 class ClosedError(FunnelError, ValueError):

@@ -6,123 +6,183 @@ Called by `search.py`; the arithmetic is in `kernels/scan.py` and in BLAS.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from funnel.kernels.funnel import prepare
 from funnel.kernels.scan import merge_scores, scan_rows
 from funnel.kernels.types import TINY, Floats, Rows
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
+from funnel.selection import Selection
 from funnel.snapshot import Snapshot
-from funnel.store.segment import SegmentFiles
 from funnel.vectors import unit
 
 BLAS_QUERIES = 8  # below that a scan per query reads the vectors as fast
 SCAN_ROWS = 16_384
 PRODUCT_BYTES = 256 << 20
-Weigh: TypeAlias = Callable[[int, int], Floats]
+GATHERED_ROWS = 2_048  # at a time, where some rows may not be answers
 
 
-def scan(snapshot: Snapshot, queries: Floats, plan: Plan) -> tuple[Rows, Floats, Trace]:
-    """Score every row, at full width or at the codes' width."""
-    q = len(queries)
-    began = time.perf_counter_ns()
+class Operands(NamedTuple):
+    """What rows are multiplied by.
+
+    Parameters
+    ----------
+    ready : (q, d) float32
+    factors : (q,) float32
+        What a query's scores are multiplied by.
+    dims : int
+        How many dims are scored.
+    column : int
+        Which of the stored norms is of these dims.
+    by_norm : bool
+        Inner product.
+    """
+
+    ready: Floats
+    factors: Floats
+    dims: int
+    column: int
+    by_norm: bool
+
+
+class Piece(NamedTuple):
+    """Rows that are scored together: their column blocks, and their stored norms."""
+
+    blocks: tuple[npt.NDArray[Any], ...]
+    norms: Floats
+
+
+def scan(
+    snapshot: Snapshot, queries: Floats, plan: Plan, selection: Selection
+) -> tuple[Rows, Floats, Trace]:
+    """Score every row that may be an answer, at full width or at the codes' width."""
+    q, began, first = len(queries), time.perf_counter_ns(), 0
     rows = np.full((q, plan.k), -1, np.int64)
     scores = np.full((q, plan.k), -np.inf, np.float32)
-    ready, factors, stop, column = _scan_operands(snapshot, queries, plan.mode)
-    by_norm = snapshot.manifest.metric == "ip"
-    for first, segment in zip(snapshot.firsts[:-1], snapshot.segments, strict=True):
-        weigh = partial(_weights, segment.norms, column, by_norm)
-        into = Into(int(first), rows, scores)
+    operands = _operands(snapshot, queries, plan.mode)
+    for piece in _pieces(snapshot, selection):
+        weights = _weights(piece.norms, operands)
         if q < BLAS_QUERIES:
-            snapshot.threads.share(
-                q, plan.threads, partial(_scan_each, segment, ready, stop, weigh, into)
-            )
+            _scan_each(snapshot, plan, piece, operands, weights, first, rows, scores)
         else:
-            _scan_batch(segment, ready, stop, weigh, into)
-    scores *= factors[:, None]
-    spent, n = (time.perf_counter_ns() - began) / 1e3, int(snapshot.firsts[-1])
-    read, size = q * n * stop, snapshot.memory[2].itemsize
-    record = TraceStage("scan", stop, q * n, q * plan.k, read, read * size, spent)
+            _scan_together(snapshot, piece, operands, weights, first, rows, scores)
+        first += len(weights)
+    rows = _numbered(snapshot, selection, rows)
+    scores *= operands.factors[:, None]
+    spent, dims = (time.perf_counter_ns() - began) / 1e3, operands.dims
+    read, size = q * first * dims, snapshot.like.itemsize
+    record = TraceStage("scan", dims, q * first, q * plan.k, read, read * size, spent)
     return rows, scores, Trace((record,), q, spent)
 
 
-class Into(NamedTuple):
-    """Where a segment's best go: its first row's number; rows and scores, (q, k)."""
+def _pieces(snapshot: Snapshot, selection: Selection) -> Iterator[Piece]:
+    """Yield the rows that may be answers: as they are mapped, or gathered."""
+    for segment, flags in zip(snapshot.segments, selection.flags, strict=True):
+        step = SCAN_ROWS if flags is None else GATHERED_ROWS
+        chosen = None if flags is None else np.flatnonzero(flags)
+        count = segment.rows if chosen is None else len(chosen)
+        for start in range(0, count, step):
+            at: Any = slice(start, min(start + step, count))
+            if chosen is not None:
+                at = chosen[at]
+            blocks = tuple(block[at] for block in segment.blocks)
+            for block in blocks:
+                block.flags.writeable = False  # of one type for the compiler
+            yield Piece(blocks, segment.norms[at])
 
-    first: int
-    rows: Rows
-    scores: Floats
+
+def _numbered(snapshot: Snapshot, selection: Selection, rows: Rows) -> Rows:
+    """Turn places among the rows that may be answers into rows."""
+    if all(flags is None for flags in selection.flags):
+        return rows
+    numbers = np.concatenate(
+        [
+            first
+            + (np.arange(segment.rows) if flags is None else np.flatnonzero(flags))
+            for first, segment, flags in zip(
+                snapshot.firsts[:-1], snapshot.segments, selection.flags, strict=True
+            )
+        ]
+    )
+    found: Rows = np.where(rows >= 0, numbers[rows], -1)
+    return found
 
 
 def _scan_each(
-    s: SegmentFiles,
-    ready: Floats,
-    dims: int,
-    weigh: Weigh,
-    into: Into,
-    start: int,
-    stop: int,
+    snapshot: Snapshot,
+    plan: Plan,
+    piece: Piece,
+    operands: Operands,
+    weights: Floats,
+    first: int,
+    rows: Rows,
+    scores: Floats,
 ) -> None:
-    """Score blocks of rows against queries `start` to `stop`, one by one."""
-    for i in range(start, stop):
-        for first in range(0, s.rows, SCAN_ROWS):
-            last = min(first + SCAN_ROWS, s.rows)
+    """Score a piece against the queries one by one."""
+
+    def work(start: int, stop: int) -> None:
+        for i in range(start, stop):
             scan_rows(
-                ready[i], s.blocks, s.block_starts, dims, weigh(first, last),
-                (first, last), into.first, into.rows[i], into.scores[i],
+                operands.ready[i], piece.blocks, snapshot.starts, operands.dims,
+                weights, (0, len(weights)), first, rows[i], scores[i],
             )  # fmt: skip
 
+    snapshot.threads.share(len(rows), plan.threads, work)
 
-def _scan_batch(
-    s: SegmentFiles, ready: Floats, dims: int, weigh: Weigh, into: Into
+
+def _scan_together(
+    snapshot: Snapshot,
+    piece: Piece,
+    operands: Operands,
+    weights: Floats,
+    first: int,
+    rows: Rows,
+    scores: Floats,
 ) -> None:
-    """Score blocks of rows against all queries at once, by BLAS."""
-    kind = s.segment.files["vectors0"].dtype
-    step = max(1, min(SCAN_ROWS, PRODUCT_BYTES // (4 * len(ready))))
-    for first in range(0, s.rows, step):
-        last = min(first + step, s.rows)
-        products = np.zeros((len(ready), last - first), np.float32)
-        for i, block in enumerate(s.blocks):
-            left, right = s.block_starts[i], min(dims, s.block_starts[i + 1])
+    """Score a piece against all queries at once, by BLAS."""
+    kind, ready, edges = snapshot.manifest.dtype, operands.ready, snapshot.starts
+    step = max(1, PRODUCT_BYTES // (4 * len(ready)))
+    for low in range(0, len(weights), step):
+        part = weights[low : low + step]
+        products = np.zeros((len(ready), len(part)), np.float32)
+        for i, block in enumerate(piece.blocks):
+            left, right = edges[i], min(operands.dims, edges[i + 1])
             if left < right:
-                part = block[first:last, : right - left].view(kind)
-                products += ready[:, left:right] @ part.astype(np.float32, copy=False).T
-        products *= weigh(first, last)
-        merge_scores(products, into.first + first, into.rows, into.scores)
+                held = block[low : low + step, : right - left].view(kind)
+                products += ready[:, left:right] @ held.astype(np.float32, copy=False).T
+        products *= part
+        merge_scores(products, first + low, rows, scores)
 
 
-def _scan_operands(
-    snapshot: Snapshot, queries: Floats, mode: str
-) -> tuple[Floats, Floats, int, int]:
-    """Return queries to multiply, their factors, dims, and the column of their norms.
+def _operands(snapshot: Snapshot, queries: Floats, mode: str) -> Operands:
+    """Return what rows are multiplied by in a mode.
 
     A prefix of the axes is scored without projecting the corpus: the query is
     projected and turned back, which keeps the inner products.
     """
-    m = snapshot.manifest
+    m, by_norm = snapshot.manifest, snapshot.manifest.metric == "ip"
     ready = np.empty_like(queries)
     factors = np.empty(len(queries), np.float32)
     for i in range(len(queries)):
-        factors[i] = prepare(queries[i], ready[i], m.metric == "ip")
+        factors[i] = prepare(queries[i], ready[i], by_norm)
     if mode != "prefix":
-        return ready, factors, m.full_dim, -1
+        return Operands(ready, factors, m.full_dim, -1, by_norm)
     if m.projection == "pca":
         axes = snapshot.axes[: m.code_dim]
-        short = unit(ready @ axes.T)
-        return np.ascontiguousarray(short @ axes), factors, m.full_dim, 0
+        turned = np.ascontiguousarray(unit(ready @ axes.T) @ axes)
+        return Operands(turned, factors, m.full_dim, 0, by_norm)
     ready[:, : m.code_dim] = unit(ready[:, : m.code_dim])
-    return ready, factors, m.code_dim, m.norm_dims.index(m.code_dim)
+    column = m.norm_dims.index(m.code_dim)
+    return Operands(ready, factors, m.code_dim, column, by_norm)
 
 
-def _weights(
-    norms: Floats, column: int, by_norm: bool, first: int, last: int
-) -> Floats:
-    """Return what the products of rows `first` to `last` are multiplied by."""
-    below = norms[first:last, column]
+def _weights(norms: Floats, operands: Operands) -> Floats:
+    """Return what the products of a piece's rows are multiplied by, (m,)."""
+    below = norms[:, operands.column]
     out: Floats = np.divide(1, below, out=np.zeros_like(below), where=below >= TINY)
-    return out * norms[first:last, -1] if by_norm else out
+    return out * norms[:, -1] if operands.by_norm else out

@@ -1,46 +1,60 @@
-"""`FunnelIndex`: build, open, search. A façade: checks input, calls one thing, returns.
+"""`FunnelIndex`: build, create, open and change an index. A façade, as `handle.py` is.
 
-The work is in `build/`, `search.py`, `reading.py` and `store/`.
+Checks input, takes the writer's lock, calls one thing, publishes what it made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
+import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 
 from funnel.build import build_index
-from funnel.cascade import Cascade
-from funnel.errors import ClosedError, InvalidTypeError, check_choice
-from funnel.options import check_habits, check_search, prepare_build
+from funnel.compaction import compact
+from funnel.errors import (
+    InvalidArgumentError,
+    InvalidTypeError,
+    ReadOnlyError,
+    UncertainCommitError,
+    check_choice,
+    check_share,
+    check_whole,
+)
+from funnel.handle import Handle
+from funnel.options import check_habits, check_options, prepare_build, prepare_rows
 from funnel.progress import Progress
-from funnel.reading import find_rows, stream_rows, table_of
-from funnel.results import Hits
-from funnel.search import search
-from funnel.snapshot import Snapshot
+from funnel.reading import rows_of
+from funnel.store.backup import copy_version
 from funnel.store.commit import (
     check_free,
+    kept_versions,
+    manifest_of,
     new_index,
     newest_manifest,
     publish,
-    reading,
     remove,
     resolve,
+    storing,
 )
+from funnel.store.garbage import collect
+from funnel.store.ids import check_ids
+from funnel.store.lock import writer_lock
 from funnel.store.manifest import Manifest
-from funnel.store.verify import check_hashes
-from funnel.threads import Threads
-from funnel.vectors import check_queries
+from funnel.threads import cpu_count
+from funnel.writing import Draft, empty_manifest
+
+DURABILITIES = ("full", "fast")
+KEPT_VERSIONS = 100
+COLLECT_EVERY = 10  # versions: looking at all of them takes a while
 
 
-class FunnelIndex:
+class FunnelIndex(Handle):
     """An index of Matryoshka embeddings on disk, searched as a funnel.
 
     Made by `FunnelIndex.build` or `FunnelIndex.open`; usable as a context manager, and
@@ -58,11 +72,19 @@ class FunnelIndex:
     7
     """
 
-    def __init__(self, path: Path, manifest: Manifest, mode: str) -> None:
-        self.path, self.mode, self._threads = path, mode, Threads()
-        with reading(path):
-            self._open: Snapshot | None = Snapshot(path, manifest, self._threads)
-        self._manifest = manifest
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        mode: str,
+        durability: str = "full",
+        lock_timeout: float = 10.0,
+    ) -> None:
+        super().__init__(path, manifest, mode)
+        self._durability, self._lock_timeout = durability, lock_timeout
+        self._writing = threading.RLock()
+        self._draft: Draft | None = None
+        self._uncertain = False
 
     # ---- build and open
 
@@ -179,235 +201,301 @@ class FunnelIndex:
         return index
 
     @classmethod
-    def open(cls, path: Any) -> FunnelIndex:
-        """Open an index for reading: maps files, copies nothing, takes milliseconds.
+    def create(
+        cls,
+        path: Any,
+        full_dim: int,
+        *,
+        dims: Iterable[int] | None = None,
+        graph_dim: int | None = None,
+        code_dim: int | None = None,
+        projection: str = "auto",
+        metric: str = "cosine",
+        dtype: str = "float32",
+        transform: str | None = None,
+        M: int = 16,
+        ef_construction: int = 200,
+        builder: str = "auto",
+        seed: int = 0,
+        durability: str = "full",
+        lock_timeout: float = 10.0,
+    ) -> FunnelIndex:
+        """Make an empty index and return it open for reading and writing.
+
+        The first rows that are added decide the kind of ids and the projection, which
+        `compact` chooses again.
 
         Parameters
         ----------
         path : str or path
+            A directory that does not exist yet.
+        full_dim : int
+            Dims of a full embedding.
+        dims, graph_dim, code_dim, projection, metric, dtype, transform
+            As in `build`.
+        M, ef_construction, builder, seed
+            As in `build`.
+        durability, lock_timeout
+            As in `open`.
+
+        Examples
+        --------
+        >>> import tempfile, numpy as np
+        >>> from funnel import FunnelIndex
+        >>> folder = tempfile.mkdtemp()
+        >>> with FunnelIndex.create(f"{folder}/notes.funnel", 64) as index:
+        ...     rows = index.add(np.eye(64, dtype="float32"))
+        ...     best = index.search(np.eye(64, dtype="float32")[3], k=1)
+        >>> (rows, int(best.ids[0]))
+        (64, 3)
+        """
+        check_choice("durability", durability, DURABILITIES)
+        target, timeout = resolve(path), check_share("lock_timeout", lock_timeout)
+        options = check_options(
+            check_whole("full_dim", full_dim), dims=dims, graph_dim=graph_dim,
+            code_dim=code_dim, projection=projection, metric=metric, dtype=dtype,
+            transform=transform, M=M, ef_construction=ef_construction,
+            builder=builder, seed=seed, threads=None, on_bad_vectors="error",
+        )  # fmt: skip
+        manifest = empty_manifest(options)
+        with new_index(target) as folder:
+            publish(folder, manifest, durability=durability)
+        return cls(target, manifest, "rw", durability, timeout)
+
+    @classmethod
+    def open(
+        cls,
+        path: Any,
+        mode: str = "r",
+        *,
+        version: int | None = None,
+        durability: str = "full",
+        lock_timeout: float = 10.0,
+    ) -> FunnelIndex:
+        """Open an index: maps files, copies nothing, takes milliseconds.
+
+        Parameters
+        ----------
+        path : str or path
+        mode : {"r", "rw"}
+            A reader takes no lock and needs no right to write.
+        version : int, optional
+            An older version, to be read as it was; by default the newest, and newer
+            ones as they come.
+        durability : {"full", "fast"}
+            "fast" leaves it to the system when changes reach the disk: a power cut may
+            take the last ones, a killed process none.
+        lock_timeout : float
+            Seconds that a change waits for another writer.
 
         Raises
         ------
         IndexNotFoundError, NotAnIndexError, FormatVersionError, CorruptIndexError
+        UnknownVersionError
+            Naming the versions that are kept.
         """
         folder = resolve(path)
-        return cls(folder, newest_manifest(folder), "r")
+        check_choice("mode", mode, ("r", "rw"))
+        check_choice("durability", durability, DURABILITIES)
+        timeout = check_share("lock_timeout", lock_timeout)
+        if version is None:
+            return cls(folder, newest_manifest(folder), mode, durability, timeout)
+        if mode != "r":
+            raise InvalidArgumentError("an older version is opened for reading only")
+        manifest = manifest_of(folder, check_whole("version", version))
+        index = cls(folder, manifest, mode, durability, timeout)
+        index.follows = False
+        return index
 
-    def close(self) -> None:
-        """Let go of the files; a second call does nothing."""
-        self._open = None
-        self._threads.close()
+    # ---- change
 
-    def __enter__(self) -> FunnelIndex:
-        self._snapshot()
-        return self
-
-    def __exit__(
+    def add(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _snapshot(self) -> Snapshot:
-        if self._open is None:
-            raise ClosedError(f"the index at {self.path} was closed: open it again")
-        return self._open
-
-    # ---- search
-
-    def search(
-        self,
-        queries: Any,
-        k: int = 10,
+        data: Any,
         *,
-        shortlist: int | None = None,
-        cascade: Cascade | None = None,
-        ef_search: int | None = None,
-        slack: float | None = None,
-        mode: str = "funnel",
-        threads: int | None = None,
-        trace: bool = False,
-        **habits: Any,
-    ) -> Hits:
-        """Return the `k` best rows of each query.
+        ids: Any = None,
+        metadata: Any = None,
+        progress: Any = False,
+        on_bad_vectors: str = "error",
+        vector_column: str | None = None,
+        id_column: str | None = None,
+    ) -> int:
+        """Add rows and return how many: durable, and seen by this handle, at once.
+
+        Costs a few files, whatever the size of the index: new rows are scanned until
+        they are many or `compact` is called.
 
         Parameters
         ----------
-        queries : (q, full_dim) or (full_dim,) array-like
-            Full embeddings: the index truncates them itself.
-        k : int, default 10
-            Answers a query; all rows where there are fewer.
-        shortlist : int, optional
-            Rows that the walk hands to the cascade; by default max(200, 2 k).
-        cascade : Cascade, optional
-            How the shortlist is reranked; by default what suits the projection.
-        ef_search : int, optional
-            Length of the walk's list; by default `shortlist`.
-        slack : float, optional
-            End a walk early: once the next candidate is more than ``1 + slack`` times
-            as far from the query as the walk's (2 k)-th best. Distances are 1 − cosine
-            of the codes. Easy queries end sooner than hard ones: with a long list, the
-            same recall for fewer rows (arXiv:2505.15636). By default it never does.
-        mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
-            "funnel": walk, then the cascade. "rerank": walk, then full width at once
-            (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
-            every row at `code_dim`. "exact": every row at full width.
-        threads : int, optional
-            Threads that share a batch; by default all CPUs.
-        trace : bool
-            Return what each step read and took.
-        **habits
-            Names that other libraries use; refused with the name that we use.
-
-        Returns
-        -------
-        Hits
-            ``ids`` and ``scores`` of shape (q, min(k, n)), or 1-D for a 1-D query;
-            best first, higher scores are better. Under "cosine" a score is the cosine,
-            under "ip" the inner product; of codes, its approximation.
+        data, ids, metadata, vector_column, id_column
+            As in `build`. Without ids, in an index without ids, rows get the next
+            numbers. Metadata may bring new columns, which are null in older rows.
+        progress : bool, callable or tqdm class
+        on_bad_vectors : {"error", "drop"}
 
         Raises
         ------
-        DimensionError, NonFiniteError, ZeroVectorError, CascadeError, …
-            Naming what came and what was needed.
+        DuplicateIdError
+            If an id is there already, or given twice.
+        ReadOnlyError, LockedError, StorageError, …
+            Nothing is changed then.
         """
-        check_habits(habits, "search")
-        snapshot = self._snapshot()
-        plan = snapshot.remember(
-            check_search, k, shortlist, cascade, ef_search, mode, threads, slack
-        )
-        rows_in, single = check_queries(
-            queries, self.full_dim, self.metric, self._manifest.transform
-        )
-        rows, scores, cost = search(snapshot, rows_in, plan, trace)
-        ids = snapshot.ids(rows)
-        if single:
-            ids, scores = ids[0], scores[0]
-        return Hits(ids, scores, cost if trace else None)
+        return self._insert(
+            data, ids, metadata, progress, on_bad_vectors, vector_column, id_column,
+            upsert=False,
+        )  # fmt: skip
 
-    def warmup(self) -> float:
-        """Compile, or load from the cache, all that a search needs; return seconds."""
-        began = time.perf_counter()
-        query = np.ones((1, self.full_dim), np.float32)
-        for mode in ("funnel", "exact"):
-            self.search(query, k=1, mode=mode, threads=1)
-        return time.perf_counter() - began
+    def upsert(
+        self,
+        data: Any,
+        *,
+        ids: Any = None,
+        metadata: Any = None,
+        progress: Any = False,
+        on_bad_vectors: str = "error",
+        vector_column: str | None = None,
+        id_column: str | None = None,
+    ) -> int:
+        """Do as `add`, but rows whose ids are there already replace those.
 
-    # ---- read
+        The old row is gone and the new one there in one version: nobody sees both, or
+        neither.
+        """
+        return self._insert(
+            data, ids, metadata, progress, on_bad_vectors, vector_column, id_column,
+            upsert=True,
+        )  # fmt: skip
 
-    def __len__(self) -> int:
-        return self._manifest.rows
+    def _insert(
+        self, data: Any, ids: Any, metadata: Any, progress: Any, on_bad_vectors: str,
+        vector_column: str | None, id_column: str | None, *, upsert: bool,
+    ) -> int:  # fmt: skip
+        self._check_writable()
+        drop = check_choice("on_bad_vectors", on_bad_vectors, ("error", "drop"))
+        reporter = Progress(progress)
+        source, checked = prepare_rows(data, ids, metadata, vector_column, id_column)
+        with self._changing() as draft:
+            return draft.add(
+                source, checked, upsert=upsert, drop_bad=drop == "drop",
+                progress=reporter,
+            )  # fmt: skip
 
-    def __contains__(self, identifier: object) -> bool:
-        return self._snapshot().row_of(identifier) >= 0
+    def delete(self, ids: Any) -> int:
+        """Delete rows by id and return how many there were; unknown ids are ignored.
 
-    def get(self, ids: Any, vectors: bool = False) -> pa.Table:
-        """Return rows by id, in the order asked.
+        Their bytes stay on disk until `compact` is called and no reader has them open.
+        """
+        self._check_writable()
+        checked = check_ids(ids)
+        with self._changing() as draft:
+            rows = rows_of(draft.snapshot, checked)
+            return draft.delete(np.unique(rows[rows >= 0]))
+
+    def compact(self, *, keep_versions: int = 1, progress: Any = False) -> None:
+        """Make one segment of all rows: a new projection and a new graph.
+
+        Takes as long as a build. Other writers wait, readers go on with their version.
 
         Parameters
         ----------
-        ids : sequence of int or str
-        vectors : bool
-            Return the stored vectors too: as given, or transformed if the index
-            transforms.
-
-        Returns
-        -------
-        pyarrow.Table
-            Columns ``id``, the metadata, and ``vector``.
-
-        Raises
-        ------
-        UnknownIdError
-            Naming the first id that the index does not hold.
+        keep_versions : int
+            How many of the newest versions are kept; files that only older ones need
+            are removed.
+        progress : bool, callable or tqdm class
         """
-        snapshot = self._snapshot()
-        return table_of(snapshot, find_rows(snapshot, ids, self.path), vectors)
+        self._check_writable()
+        keep = check_whole("keep_versions", keep_versions)
+        reporter = Progress(progress)
+        with self._changing() as draft:
+            if len(draft.manifest.segments) > 1 or len(draft.snapshot.deleted):
+                compact(draft, reporter)
+        if self._draft is None:
+            with writer_lock(self.path, self._lock_timeout):
+                collect(self.path, keep)
 
-    def to_arrow(self, vectors: bool = False) -> pa.Table:
-        """Return all rows: ``id``, the metadata, and, if asked, ``vector``."""
-        return stream_rows(self._snapshot, vectors).read_all()
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Self]:
+        """Make several changes one: all or none of them, in one version.
 
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Stream all rows to Arrow-speaking libraries, vectors included."""
-        stream = stream_rows(self._snapshot, vectors=True)
-        return stream.__arrow_c_stream__(requested_schema)
+        Other writers wait. This handle's searches see the changes when the block ends.
 
-    def verify(self, level: str = "full") -> None:
-        """Check the files against the manifest.
-
-        Parameters
-        ----------
-        level : {"size", "full"}
-            "size" compares sizes, as opening does; "full" hashes every byte.
-
-        Raises
-        ------
-        CorruptIndexError
-            Naming the first file that is not what was written.
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from funnel import FunnelIndex
+        >>> rows = np.eye(8, dtype="float32")
+        >>> with FunnelIndex.build(rows[:4], ids=["a", "b", "c", "d"]) as index:
+        ...     with index.transaction():
+        ...         gone = index.delete(["a", "b"])
+        ...         added = index.add(rows[4:6], ids=["e", "f"])
+        ...     (gone, added, len(index))
+        (2, 2, 4)
         """
-        check_choice("level", level, ("size", "full"))
+        self._check_writable()
+        with self._changing():
+            yield self
+
+    def versions(self) -> list[int]:
+        """Return the numbers of the versions that are kept, rising."""
         self._snapshot()
-        manifest = newest_manifest(self.path)
-        if level == "full":
-            check_hashes(self.path, manifest)
+        return kept_versions(self.path)
+
+    def backup(self, path: Any) -> None:
+        """Copy the version that is open to a new index at `path`, durably.
+
+        Raises
+        ------
+        IndexExistsError
+            If something is there.
+        """
+        manifest, target = self._snapshot().manifest, resolve(path)
+        with new_index(target) as folder:
+            copy_version(self.path, manifest, folder)
+
+    def _check_writable(self) -> None:
+        self._snapshot()
+        if self.mode != "rw":
+            raise ReadOnlyError(
+                f"the index at {self.path} is open for reading: open it with mode='rw'"
+            )
+        if self._uncertain:
+            raise UncertainCommitError(
+                f"an earlier change of {self.path} may not be durable: open it again"
+            )
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Draft]:
+        """Yield the next version to change; publish it when the block ends well."""
+        with self._writing:
+            if self._draft is not None:  # within a transaction
+                yield self._draft
+                return
+            with writer_lock(self.path, self._lock_timeout):
+                self.refresh()
+                draft = self._draft = Draft(self._snapshot(), self.path, cpu_count())
+                try:
+                    yield draft
+                    if draft.changed:
+                        self._publish(draft)
+                except UncertainCommitError:
+                    self._uncertain = True
+                    raise
+                except BaseException:
+                    draft.abandon()
+                    raise
+                finally:
+                    self._draft = None
+
+    def _publish(self, draft: Draft) -> None:
+        """Make a draft the newest version, and show it."""
+        known = draft.base.manifest.all_files()
+        with storing(self.path):
+            manifest = draft.finish()
+            publish(self.path, manifest, known, durability=self._durability)
+        self._show(manifest)
+        if manifest.version % COLLECT_EVERY == 0:
+            collect(self.path, KEPT_VERSIONS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by path: the copy is another handle, open for reading."""
         return FunnelIndex.open, (str(self.path),)
-
-    # ---- what it is
-
-    @property
-    def full_dim(self) -> int:
-        """Dims of a full embedding."""
-        return self._manifest.full_dim
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """Nested dims, full_dim last."""
-        return self._manifest.dims
-
-    @property
-    def graph_dim(self) -> int:
-        """Dims that the graph was built on."""
-        return self._manifest.graph_dim
-
-    @property
-    def code_dim(self) -> int:
-        """Dims whose codes the walk scores."""
-        return self._manifest.code_dim
-
-    @property
-    def projection(self) -> str:
-        """What `graph_dim` and `code_dim` are dims of: "prefix" or "pca"."""
-        return self._manifest.projection
-
-    @property
-    def metric(self) -> str:
-        """How vectors are compared: "cosine" or "ip"."""
-        return self._manifest.metric
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """How the index was built: choices and their reasons, counts, versions."""
-        m, s = self._manifest, self._manifest.segments[0]
-        return {
-            "rows": m.rows, "nodes": s.nodes, "dims": m.dims, "metric": m.metric,
-            "dtype": m.dtype, "transform": m.transform, "id_kind": m.id_kind,
-            "projection": m.projection, "graph_dim": m.graph_dim,
-            "code_dim": m.code_dim, "graph": dict(s.graph), "writer": dict(m.writer),
-            "disk_bytes": sum(f.size for f in m.all_files()), **m.notes,
-        }  # fmt: skip
-
-    def __repr__(self) -> str:
-        if self._open is None:
-            return f"FunnelIndex({str(self.path)!r}, closed)"
-        m = self._manifest
-        return (
-            f"FunnelIndex({str(self.path)!r}, rows={m.rows:,}, dims={m.dims}, "
-            f"{m.projection} {m.graph_dim}/{m.code_dim}, {m.metric}, {m.dtype}, "
-            f"mode={self.mode!r})"
-        )

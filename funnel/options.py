@@ -120,26 +120,40 @@ def prepare_build(
     ids : int64 array, Arrow text or None
     options : Options
     """
+    if isinstance(data, list | tuple) and not len(data):
+        raise InvalidArgumentError("there are no embeddings to build from")
+    source, checked = prepare_rows(data, ids, metadata, vector_column, id_column)
+    first = next(source.batches, None) if source.rows != 0 else None
+    if first is None:
+        raise InvalidArgumentError("there are no embeddings to build from")
+    options = check_options(first.vectors.shape[1], **named)
+    batches = itertools.chain([first], source.batches)
+    return Source(batches, source.rows), checked, options
+
+
+def prepare_rows(
+    data: Any, ids: Any, metadata: Any, vector_column: str | None, id_column: str | None
+) -> tuple[Source, Ids | None]:
+    """Check rows and what belongs to them, as far as can be without reading all.
+
+    Returns
+    -------
+    source : Source
+        With `metadata` joined to its batches.
+    ids : int64 array, Arrow text or None
+    """
     checked = None if ids is None else check_ids(ids)
     if checked is not None:
         check_distinct(keys_of(checked), checked)
-    if isinstance(data, list | tuple) and not len(data):
-        raise InvalidArgumentError("there are no embeddings to build from")
     source = open_source(data, vector_column, id_column)
-    if source.rows == 0:
-        raise InvalidArgumentError("there are no embeddings to build from")
     if checked is not None and source.rows not in (None, len(checked)):
         raise InvalidArgumentError(
             f"there are {len(checked)} ids for {source.rows} embeddings"
         )
-    first = next(source.batches, None)
-    if first is None:
-        raise InvalidArgumentError("there are no embeddings to build from")
-    options = check_options(first.vectors.shape[1], **named)
-    batches: Iterator[Batch] = itertools.chain([first], source.batches)
+    batches = source.batches
     if metadata is not None:
         batches = _with_columns(batches, _columns(metadata), source.rows)
-    return Source(batches, source.rows), checked, options
+    return Source(batches, source.rows), checked
 
 
 def check_options(full_dim: int, **named: Any) -> Options:
@@ -240,7 +254,7 @@ def check_search(
 ) -> Plan:  # fmt: skip
     """Return the plan of a search, defaults filled in and everything at most n."""
     check_choice("mode", mode, MODES)
-    n = manifest.rows
+    n = max(1, manifest.rows)  # an empty index is not searched
     asked = check_whole("k", k, 1, 2**31 - 1)
     k = min(asked, n)
     if shortlist is not None:

@@ -1,12 +1,12 @@
 """Stored rows as Arrow: some by id, or all as a stream.
 
 Copies what it is asked for, batch by batch; ranks nothing (`search.py`). Called by
-`FunnelIndex`.
+`FunnelIndex`, and by `compaction.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
 from funnel.kernels.types import Rows
 from funnel.snapshot import Snapshot
+from funnel.store.ids import Ids, keys_of
 
 READ_ROWS = 16_384  # of a batch that is handed to Arrow
 
@@ -37,30 +38,94 @@ def find_rows(snapshot: Snapshot, ids: Any, path: Path) -> Rows:
     return rows
 
 
+def rows_of(snapshot: Snapshot, ids: Ids) -> Rows:
+    """Return the live row of each checked id, −1 where there is none."""
+    rows = np.full(len(ids), -1, np.int64)
+    number = isinstance(ids, np.ndarray)
+    if number != (snapshot.manifest.id_kind != "text"):
+        return rows
+    keys = keys_of(ids)
+    for first, segment in zip(snapshot.firsts[:-1], snapshot.segments, strict=True):
+        at, found = segment.rows_with(keys)
+        held = segment.ids(found)
+        for i, row, own in zip(at.tolist(), found.tolist(), held, strict=True):
+            same = number or own == ids[i].as_py()
+            if same and snapshot.is_live(int(first) + row):
+                rows[i] = first + row
+    return rows
+
+
+def id_column(snapshot: Snapshot, rows: Rows) -> pa.Array:
+    """Return the ids of `rows` as Arrow, of one type whatever the rows."""
+    kind = pa.large_string() if snapshot.manifest.id_kind == "text" else pa.int64()
+    return pa.array(snapshot.ids(rows), kind)
+
+
+def schema_of(snapshot: Snapshot) -> pa.Schema:
+    """Return the metadata columns of all segments, in the order they came to be."""
+    tables = [s.table for s in snapshot.segments]
+    schemas = [table.schema for table in tables if table is not None]
+    return pa.unify_schemas(schemas) if schemas else pa.schema([])
+
+
+def metadata_of(snapshot: Snapshot, rows: Rows) -> pa.Table | None:
+    """Return the metadata of `rows`; null where a row has no such column."""
+    schema = schema_of(snapshot)
+    if not len(schema):
+        return None
+    parts = [_widened(s.metadata(own), len(own), schema)
+             for s, _, own in snapshot.parts(rows)]  # fmt: skip
+    if not parts:
+        return schema.empty_table()
+    joined = pa.concat_tables(parts)
+    if len(snapshot.segments) == 1:
+        return joined
+    order = np.concatenate([np.flatnonzero(at) for _, at, _ in snapshot.parts(rows)])
+    return joined.take(np.argsort(order))
+
+
+def _widened(table: pa.Table | None, rows: int, schema: pa.Schema) -> pa.Table:
+    """Return a table with all columns of `schema`, null where it has none."""
+    columns = {}
+    for field in schema:
+        if table is not None and field.name in table.column_names:
+            columns[field.name] = table.column(field.name)
+        else:
+            columns[field.name] = pa.nulls(rows, field.type)
+    return pa.table(columns, schema=schema)
+
+
 def table_of(snapshot: Snapshot, rows: Rows, vectors: bool) -> pa.Table:
     """Return ``id``, the metadata, and, if asked, ``vector`` of `rows`."""
-    segment = snapshot.segments[0]
-    columns = {"id": segment.id_column(rows)}
-    metadata = segment.metadata(rows)
+    columns = {"id": id_column(snapshot, rows)}
+    metadata = metadata_of(snapshot, rows)
     if metadata is not None:
         columns.update(zip(metadata.column_names, metadata.columns, strict=True))
     if vectors:
-        stored = pa.array(segment.vectors(rows).reshape(-1))
+        stored = pa.array(snapshot.vectors(rows).reshape(-1))
         full_dim = snapshot.manifest.full_dim
         columns["vector"] = pa.FixedSizeListArray.from_arrays(stored, full_dim)
     return pa.table(columns).combine_chunks()
 
 
+def slices(rows: Rows) -> Iterator[Rows]:
+    """Yield `rows` in batches."""
+    for start in range(0, len(rows), READ_ROWS):
+        yield rows[start : start + READ_ROWS]
+
+
 def stream_rows(opened: Callable[[], Snapshot], vectors: bool) -> pa.RecordBatchReader:
-    """Return a reader of all rows, a batch at a time.
+    """Return a reader of all live rows of one version, a batch at a time.
 
     `opened` is asked before each batch: it raises once the index is closed.
     """
-    count = opened().manifest.rows
-    tables = (
-        table_of(opened(), np.arange(s, min(s + READ_ROWS, count)), vectors)
-        for s in range(0, count, READ_ROWS)
-    )
-    schema = table_of(opened(), np.arange(0), vectors).schema
-    batches = (batch for table in tables for batch in table.to_batches())
+    snapshot = opened()
+
+    def tables() -> Iterator[pa.Table]:
+        for rows in slices(snapshot.live_rows()):
+            opened()
+            yield table_of(snapshot, rows, vectors)
+
+    schema = table_of(snapshot, np.arange(0), vectors).schema
+    batches = (batch for table in tables() for batch in table.to_batches())
     return pa.RecordBatchReader.from_batches(schema, batches)

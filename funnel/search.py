@@ -19,6 +19,7 @@ from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
+from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
 
@@ -49,14 +50,24 @@ class Layout:
 
 
 def search(
-    snapshot: Snapshot, queries: Floats, plan: Plan, traced: bool
+    snapshot: Snapshot,
+    queries: Floats,
+    plan: Plan,
+    traced: bool,
+    selection: Selection,
 ) -> tuple[Rows, Floats, Trace | None]:
     """Return rows and scores, each (q, k), best first, and what it cost.
 
     Queries that the projection says nothing of are scanned exactly.
     """
+    if selection.rows < plan.k:
+        plan = replace(plan, k=selection.rows)
+    if plan.k == 0:
+        nothing = np.empty((len(queries), 0))
+        empty = Trace((), len(queries), 0.0)
+        return nothing.astype(np.int64), nothing.astype(np.float32), empty
     if plan.mode in ("exact", "prefix"):
-        return scan(snapshot, queries, plan)
+        return scan(snapshot, queries, plan, selection)
     q = len(queries)
     layout: Layout = snapshot.remember(lay_out, plan)
     rows = np.empty((q, plan.k), np.int64)
@@ -69,7 +80,7 @@ def search(
         blind = k.search_many(
             queries[start:stop],
             snapshot.coded_axes,
-            snapshot.memory,
+            (selection.table, snapshot.starts, snapshot.like),
             layout.stages,
             layout.knobs,
             layout.scales,
@@ -83,7 +94,7 @@ def search(
     parts = snapshot.threads.share(q, plan.threads, work)
     cost = _trace(snapshot, layout, parts, q) if traced else None
     if any(blind for _, _, blind in parts):
-        cost = _scan_blind(snapshot, queries, plan, rows, scores, cost)
+        cost = _scan_blind(snapshot, queries, plan, selection, rows, scores, cost)
     return rows, scores, cost
 
 
@@ -91,6 +102,7 @@ def _scan_blind(
     snapshot: Snapshot,
     queries: Floats,
     plan: Plan,
+    selection: Selection,
     rows: Rows,
     scores: Floats,
     cost: Trace | None,
@@ -100,7 +112,7 @@ def _scan_blind(
     costs = []
     for i in np.flatnonzero(rows[:, 0] == k.BLIND):
         one = slice(i, i + 1)
-        rows[one], scores[one], more = scan(snapshot, queries[one], exact)
+        rows[one], scores[one], more = scan(snapshot, queries[one], exact, selection)
         costs.append(more)
     if cost is None:
         return None
@@ -154,8 +166,8 @@ def _trace(
     snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int, int]], queries: int
 ) -> Trace:
     width = code_width(snapshot.manifest.code_dim)
-    walked = bool(snapshot.table[:, t.DEGREE].any())
-    number_bytes = snapshot.memory[2].itemsize
+    walked = bool(snapshot.everything.table[:, t.DEGREE].any())
+    number_bytes = snapshot.like.itemsize
     total = np.sum([trace for trace, _, _ in parts], axis=0)
     spent_us = sum(spent for _, spent, _ in parts) / 1e3
     ticks = max(1, int(total[:, k.TICKS].sum()))

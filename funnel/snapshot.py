@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.errors import CorruptIndexError
-from funnel.kernels import segments as t
 from funnel.kernels.codes import code_width, rows_as_codes
 from funnel.kernels.types import Array, Floats, Rows
+from funnel.selection import Flags, select
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.segment import SegmentFiles, map_file
@@ -36,6 +36,8 @@ class Snapshot:
     threads : Threads
     known : mapping of str to SegmentFiles
         Segments that are open already, by id.
+    deleted : rows, rising, optional
+        Those of a version that has not been written yet.
     """
 
     def __init__(
@@ -44,9 +46,13 @@ class Snapshot:
         manifest: Manifest,
         threads: Threads,
         known: Mapping[str, SegmentFiles] | None = None,
+        deleted: Rows | None = None,
     ) -> None:
         data = folder / DATA
         self.manifest, self.threads = manifest, threads
+        self.deleted: Rows = np.empty(0, np.int64) if deleted is None else deleted
+        if "deleted" in manifest.files:
+            self.deleted = map_file(data, manifest.files["deleted"])[:, 0]
         self.segments = tuple(
             (known or {}).get(segment.id) or _open_segment(data, manifest, segment)
             for segment in manifest.segments
@@ -57,15 +63,10 @@ class Snapshot:
         if "axes" in manifest.files:
             self.axes = map_file(data, manifest.files["axes"])
         self.coded_axes = (self.axes, *rows_as_codes(self.axes))
-        self.table = np.array(
-            [
-                segment.described(int(first))
-                for first, segment in zip(self.firsts[:-1], self.segments, strict=True)
-            ],
-            np.int64,
-        )
+        self.live = self._live_flags()
+        self.everything = select(self.segments, self.live)
         like = np.empty(0, np.uint16 if manifest.dtype == "float16" else np.float32)
-        self.memory = self.table, np.array(self.blocks, np.int64), like
+        self.starts, self.like = np.array(self.blocks, np.int64), like
         # Not a method of ours: a cycle would keep the maps after `close`.
         self._remembered = functools.lru_cache(REMEMBERED, typed=True)(
             functools.partial(_make, manifest)
@@ -75,7 +76,31 @@ class Snapshot:
     @property
     def blocks(self) -> tuple[int, ...]:
         """First dim of each column block, then full_dim; the same in all segments."""
-        return self.manifest.segments[0].blocks
+        m = self.manifest
+        return m.segments[0].blocks if m.segments else (0, m.full_dim)
+
+    def _live_flags(self) -> list[Flags | None]:
+        """Return which rows of a segment are not deleted; None where all are live."""
+        flags: list[Flags | None] = []
+        edges = np.searchsorted(self.deleted, self.firsts)
+        for i, segment in enumerate(self.segments):
+            gone = self.deleted[edges[i] : edges[i + 1]] - self.firsts[i]
+            gone = gone[(gone >= 0) & (gone < segment.rows)]  # damage is no row
+            flags.append(None)
+            if len(gone):
+                flags[i] = np.ones(segment.rows, np.uint8)
+                flags[i][gone] = 0  # type: ignore[index]
+        return flags
+
+    def is_live(self, row: int) -> bool:
+        """Tell whether a row is not deleted."""
+        at = int(np.searchsorted(self.deleted, row))
+        return at == len(self.deleted) or int(self.deleted[at]) != row
+
+    def live_rows(self) -> Rows:
+        """Return the rows that are not deleted, rising."""
+        rows = np.arange(self.firsts[-1])
+        return np.setdiff1d(rows, self.deleted, True) if len(self.deleted) else rows
 
     def remember(self, make: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``make(manifest, *arguments)``, made once for equal arguments.
@@ -92,7 +117,8 @@ class Snapshot:
         try:
             return self._scratch.pop()
         except IndexError:
-            return np.zeros(1 + int(self.table[:, t.NODES].max(initial=0)), np.uint8)
+            longest = max((len(s.codes) for s in self.segments), default=0)
+            return np.zeros(1 + longest, np.uint8)
 
     def return_scratch(self, visited: npt.NDArray[np.uint8]) -> None:
         """Give a `visited` array back for the next search."""
@@ -128,7 +154,7 @@ class Snapshot:
         """Return the row of an id, or −1; an id of another type is no row's."""
         for first, segment in zip(self.firsts[:-1], self.segments, strict=True):
             row = segment.row_of(identifier)
-            if row >= 0:
+            if row >= 0 and self.is_live(int(first) + row):
                 return int(first) + row
         return -1
 

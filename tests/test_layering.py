@@ -28,12 +28,16 @@ LAYERS = (
     ("build",),
     ("plan",),
     ("threads",),
+    ("selection",),
     ("snapshot",),
     ("exact",),
     ("search",),
     ("reading",),
     ("options",),
+    ("writing",),
+    ("compaction",),
     ("adapt",),
+    ("handle",),
     ("index",),
     ("__init__",),
 )
@@ -45,9 +49,11 @@ DOORS = {
     "numba": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
     "llvmlite": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
     "pyarrow": (
-        "store/", "sources.py", "options.py", "reading.py", "index.py", "build/",
+        "store/", "sources.py", "options.py", "reading.py", "handle.py", "build/",
+        "writing.py", "compaction.py",
     ),
     "xxhash": ("store/", "build/"),
+    "filelock": ("store/lock.py",),
     "tqdm": ("progress.py",),
 }  # fmt: skip
 ANYWHERE = {"numpy"} | (sys.stdlib_module_names - {"pickle", "shelve", "marshal"})

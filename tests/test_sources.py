@@ -387,14 +387,14 @@ def test_metadata__of_different_dictionaries_a_batch_comes_back(both: Any) -> No
 
 
 def test_metadata__of_dictionaries_spans_many_stored_batches(tmp_path: Path) -> None:
-    from funnel.store.tables import BATCH_ROWS, TableWriter, read_table
+    from funnel.store.tables import BATCH_ROWS, MappedTable, TableWriter
 
     writer = TableWriter(tmp_path / "words.arrow")
     for start in (0, 1, 2):
         words = pa.array([f"w{start}", f"v{start}"] * (BATCH_ROWS // 2))
         writer.append(pa.table({"word": words.dictionary_encode()}))
     entry = writer.finish()
-    table = read_table(tmp_path / "words.arrow", entry)
+    table = MappedTable(tmp_path / "words.arrow", entry).table
     at = [0, 1, BATCH_ROWS, BATCH_ROWS + 1, 2 * BATCH_ROWS + 1]
     got = table.column("word").take(pa.array(at)).to_pylist()
     assert got == ["w0", "v0", "w1", "v1", "v2"]

@@ -63,23 +63,31 @@ def build_index(
     ingest = Ingest(folder / DATA, name, options, edges)
     try:
         ingest.write_rows(itertools.chain([first], batches), rows, progress)
-        id_kind = ingest.write_ids(ids)
-        with progress.step("projection", 1) as advance:
-            projection = choose_projection(
-                ingest.sample.rows,
-                options.projection,
-                options.graph_dim,
-                options.code_dim,
-                options.seed,
-            )
-            if options.builder == "numba":  # which grows graphs over the codes
-                projection = replace(projection, graph_dim=projection.code_dim)
-            advance(1)
+        named = ingest.kept_ids(ids)
+        numbers = ingest.kept_numbers() if named is None else named
+        id_kind = "row" if numbers is None else ingest.write_ids(numbers)
+        projection = _choose(ingest, options, progress)
         segment = SegmentBuilder(ingest, projection, progress).write(name)
     except BaseException:
         ingest.abandon()
         raise
     return _manifest(folder, ingest, segment, id_kind, projection)
+
+
+def _choose(ingest: Ingest, options: Options, progress: Progress) -> Projection:
+    """Choose the projection on the sample."""
+    with progress.step("projection", 1) as advance:
+        projection = choose_projection(
+            ingest.sample.rows,
+            options.projection,
+            options.graph_dim,
+            options.code_dim,
+            options.seed,
+        )
+        if options.builder == "numba":  # which grows graphs over the codes
+            projection = replace(projection, graph_dim=projection.code_dim)
+        advance(1)
+    return projection
 
 
 def _likely_projection(batch: Batch, options: Options) -> str:
@@ -130,4 +138,6 @@ def _manifest(
             "shortlist_needed": projection.needed,
             "dropped_rows": ingest.seen - ingest.rows,
         },
+        settings=o.settings(),
+        next_id=ingest.rows if id_kind == "row" else 0,
     )

@@ -77,6 +77,11 @@ class Ingest:
         self._kept: list[Rows] = []
         self._ids: list[Ids] = []
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the metadata's columns."""
+        return self._metadata.schema
+
     def path(self, role: str) -> Path:
         """Return where the file of this role goes."""
         return self._folder / f"{self._name}.{role}.arrow"
@@ -147,11 +152,8 @@ class Ingest:
             whole = len(keep) == len(batch.vectors)
             self._metadata.append(batch.columns if whole else batch.columns.take(keep))
 
-    def write_ids(self, given: Ids | None) -> str:
+    def write_ids(self, ids: Ids) -> str:
         """Store ids and their lookup; return the kind of ids."""
-        ids = self._all_ids(given)
-        if ids is None:
-            return "row"
         keys = keys_of(ids)
         check_distinct(keys, ids)
         if isinstance(ids, np.ndarray):
@@ -162,7 +164,7 @@ class Ingest:
         self.files["lookup"] = write_lookup(self.path("lookup"), keys)
         return "int64" if isinstance(ids, np.ndarray) else "text"
 
-    def _all_ids(self, given: Ids | None) -> Ids | None:
+    def kept_ids(self, given: Ids | None) -> Ids | None:
         """Return the ids of all kept rows: those given, the source's, or None."""
         dropped = self.rows != self.seen
         if given is not None:
@@ -176,14 +178,20 @@ class Ingest:
                 return np.concatenate(self._ids)
             text: list[Any] = self._ids
             return pa.chunked_array([c for ids in text for c in ids.chunks])
-        return np.concatenate(self._kept) if dropped else None
+        return None
+
+    def kept_numbers(self) -> Rows | None:
+        """Return where the kept rows were in the source; None if all were kept."""
+        return np.concatenate(self._kept) if self.rows != self.seen else None
 
     def abandon(self) -> None:
-        """Close what is open."""
+        """Close what is open, and remove what was written."""
         for matrix in self._writers:
             matrix.abandon()
         self._metadata.abandon()
         self._text_ids.abandon()
+        for path in self._folder.glob(f"{self._name}.*"):
+            path.unlink(missing_ok=True)
 
 
 def _take(ids: Ids, keep: Rows) -> Ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,3 +24,9 @@ class Options:
     seed: int
     threads: int
     drop_bad: bool
+
+    def settings(self) -> dict[str, Any]:
+        """Return what later builds of the same index are to be told again."""
+        names = ("projection", "graph_dim", "code_dim", "M", "ef_construction",
+                 "builder", "seed")  # fmt: skip
+        return {name: getattr(self, name) for name in names}

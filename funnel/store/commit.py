@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import struct
 import tempfile
 import time
 import uuid as uuids
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from funnel.errors import (
+    ConflictError,
     CorruptIndexError,
     FormatVersionError,
     FunnelError,
@@ -28,11 +30,15 @@ from funnel.errors import (
     InvalidTypeError,
     NotAnIndexError,
     StorageError,
+    UncertainCommitError,
+    UnknownVersionError,
 )
 from funnel.store.layout import problems
 from funnel.store.manifest import MAJOR, MINOR, Manifest
+from funnel.store.matrix import FileEntry
 
 MARKER, LOCK, MANIFESTS, DATA = "FUNNEL", "LOCK", "manifest", "data"
+VERSION = re.compile(r"[0-9]{20}\.fm")
 _MARKER_FORMAT = struct.Struct("<8sHH16s32xI")  # 64 bytes; the last 4 a CRC-32
 _MARKER_MAGIC = b"FUNNELv1"
 
@@ -51,12 +57,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, *, synced: bool = True) -> None:
     """Write a new small file and sync it."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            os.fsync(file.fileno())
 
 
 def resolve(path: Any) -> Path:
@@ -154,23 +161,62 @@ def remove(folder: Path, owner: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, manifest: Manifest) -> None:
+def publish(
+    folder: Path,
+    manifest: Manifest,
+    known: Iterable[FileEntry] = (),
+    *,
+    durability: str = "full",
+) -> None:
     """Make `manifest` the newest version of the index in `folder`.
 
     Data files are made durable before it, so it is never newer than what it names.
+
+    Parameters
+    ----------
+    folder : Path
+    manifest : Manifest
+    known : iterable of FileEntry
+        Files that an earlier version made durable.
+    durability : {"full", "fast"}
+        "fast" syncs nothing: a power cut may take this version and later ones.
+
+    Raises
+    ------
+    ConflictError
+        If somebody else has published this version.
+    UncertainCommitError
+        If the last sync failed: the version may or may not survive a power cut.
     """
-    for entry in manifest.all_files():
-        sync(folder / DATA / entry.name)
-    sync(folder / DATA)
+    full = durability == "full"
+    if full:
+        for entry in set(manifest.all_files()) - set(known):
+            sync(folder / DATA / entry.name)
+        sync(folder / DATA)
     target = folder / MANIFESTS / f"{manifest.version:020d}.fm"
     draft = folder / MANIFESTS / f".tmp-{fresh_name()}"
-    write_durably(draft, manifest.to_bytes())
-    os.link(draft, target)  # fails if somebody published this version
-    draft.unlink()
-    sync(folder / MANIFESTS)
+    try:
+        write_durably(draft, manifest.to_bytes(), synced=full)
+        os.link(draft, target)  # fails if somebody published this version
+    except FileExistsError as error:
+        raise ConflictError(
+            f"version {manifest.version} of {folder} was written by somebody else: "
+            "open the index again"
+        ) from error
+    finally:
+        draft.unlink(missing_ok=True)
+    if full:
+        try:
+            sync(folder / MANIFESTS)
+        except OSError as error:
+            raise UncertainCommitError(
+                f"version {manifest.version} of {folder} is written, but may not "
+                f"survive a power cut: {error}; open the index again"
+            ) from error
     if not (folder / MARKER).exists():
-        write_durably(folder / MARKER, _marker(manifest.uuid))
-        sync(folder)
+        write_durably(folder / MARKER, _marker(manifest.uuid), synced=full)
+        if full:
+            sync(folder)
 
 
 def _marker(uuid: str) -> bytes:
@@ -216,6 +262,17 @@ def reading(folder: Path) -> Iterator[None]:
         raise StorageError(f"cannot read {folder}: {error}") from error
 
 
+@contextlib.contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a failed write into a `StorageError`."""
+    try:
+        yield
+    except FunnelError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write to {folder}: {error}") from error
+
+
 def _what_is_there(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir())
     held = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
@@ -234,27 +291,59 @@ def newest_manifest(folder: Path) -> Manifest:
     StorageError
         If the system does not let us read.
     """
-    uuid = read_marker(folder)
-    with reading(folder):
-        newest = _newest(folder)
-        manifest = Manifest.from_bytes(newest.read_bytes(), str(newest))
-        if manifest.uuid != uuid or f"{manifest.version:020d}" != newest.stem:
-            raise CorruptIndexError(f"{newest} belongs to another index or version")
-        _check_sense(manifest, newest)
-        for entry in manifest.all_files():
-            _check_size(folder / DATA / entry.name, entry.size)
-    return manifest
+    return _read(folder, None)
 
 
-def _newest(folder: Path) -> Path:
+def manifest_of(folder: Path, version: int) -> Manifest:
+    """Return a version of the index in `folder` that is still kept.
+
+    Raises
+    ------
+    UnknownVersionError
+        Naming the versions that are kept; and what `newest_manifest` raises.
+    """
+    return _read(folder, version)
+
+
+def kept_versions(folder: Path) -> list[int]:
+    """Return the numbers of the versions that are kept, rising."""
     kept = folder / MANIFESTS
     names = kept.iterdir() if kept.is_dir() else []
-    found = max((p for p in names if p.suffix == ".fm"), default=None)
-    if found is None:
-        raise CorruptIndexError(f"{folder} holds no manifest")
-    if not found.is_file():  # reading a pipe would wait for ever
-        raise CorruptIndexError(f"{found} is no file")
-    return found
+    return sorted(int(p.stem) for p in names if VERSION.fullmatch(p.name))
+
+
+def _read(folder: Path, version: int | None) -> Manifest:
+    """Read a manifest; again, if the files of what was newest were just removed."""
+    uuid = read_marker(folder)
+    with reading(folder):
+        while True:
+            numbers = kept_versions(folder)
+            if not numbers:
+                raise CorruptIndexError(f"{folder} holds no manifest")
+            if version is not None and version not in numbers:
+                raise UnknownVersionError(
+                    f"no version {version} of {folder}: kept are "
+                    f"{', '.join(map(str, numbers))}"
+                )
+            number = numbers[-1] if version is None else version
+            try:
+                return _read_one(folder, number, uuid)
+            except (CorruptIndexError, OSError):
+                if kept_versions(folder)[-1:] in ([number], numbers[-1:]):
+                    raise
+
+
+def _read_one(folder: Path, version: int, uuid: str) -> Manifest:
+    path = folder / MANIFESTS / f"{version:020d}.fm"
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise CorruptIndexError(f"{path} is no file")
+    manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+    if manifest.uuid != uuid or manifest.version != version:
+        raise CorruptIndexError(f"{path} belongs to another index or version")
+    _check_sense(manifest, path)
+    for entry in manifest.all_files():
+        _check_size(folder / DATA / entry.name, entry.size)
+    return manifest
 
 
 def _check_sense(manifest: Manifest, path: Path) -> None:

@@ -165,6 +165,19 @@ def write_lookup(path: Path, keys: Int64s) -> FileEntry:
     return write_matrix(path, "key_row", np.stack([keys[order], order], axis=1))
 
 
+def rows_with_keys(lookup: npt.NDArray[np.int64], keys: Int64s) -> tuple[Any, Any]:
+    """Return which keys are in a lookup, (m,), and their rows, (m,).
+
+    A key that several ids of text share is there as often.
+    """
+    known = lookup[:, 0]
+    start = np.searchsorted(known, keys, side="left")
+    count = np.searchsorted(known, keys, side="right") - start
+    at = np.repeat(np.arange(len(keys)), count)
+    within = np.arange(len(at)) - np.repeat(np.cumsum(count) - count, count)
+    return at, lookup[np.repeat(start, count) + within, 1]
+
+
 def candidate_rows(lookup: npt.NDArray[np.int64], key: int | None) -> Sequence[int]:
     """Return the rows whose ids have this key: none, one, or a collision's."""
     if key is None:

@@ -38,7 +38,10 @@ def problems(manifest: Manifest) -> Iterator[str]:
     m = manifest
     yield from _value_problems(m)
     wanted = [Expected("axes", max(m.graph_dim, m.code_dim), m.full_dim, "float32")]
-    yield from _file_problems(m.files, wanted if m.projection == "pca" else [])
+    wanted = wanted if m.projection == "pca" and m.segments else []
+    gone = sum(s.rows for s in m.segments) - m.rows
+    wanted.append(Expected("deleted", gone, 1, "int64", gone != 0))
+    yield from _file_problems(m.files, wanted)
     for segment in m.segments:
         yield from _file_problems(segment.files, list(expected_files(m, segment)))
 
@@ -65,14 +68,20 @@ def _value_problems(m: Manifest) -> Iterator[str]:
     ):
         if value not in known:
             yield f"{name} is {value!r}"
-    if len(m.segments) != 1:
-        yield f"there are {len(m.segments)} segments, not 1"
+    if not type(m.rows) is type(m.next_id) is int or not 0 <= m.rows <= MAX_ROWS:
+        yield "rows or next_id is not a count"
+    elif m.rows > sum(s.rows for s in m.segments if type(s.rows) is int):
+        yield "rows, and those of the segments, do not fit"
     for s in m.segments:
         if not all(type(c) is int and 0 <= c <= MAX_ROWS for c in (s.rows, s.nodes)):
             yield "rows or nodes is not a count"
-        elif s.rows != m.rows or s.rows < 1 or s.nodes > s.rows:
-            yield "rows, and those of the segment, do not fit"
+        elif s.rows < 1 or s.nodes > s.rows:
+            yield "rows and nodes of a segment do not fit"
+        if type(s.first_id) is not int:
+            yield "first_id is not a number"
         edges = list(s.blocks)
+        if s.blocks != m.segments[0].blocks:
+            yield "blocks differ between segments"
         if edges != sorted(set(edges)) or edges[0] != 0 or edges[-1] != m.full_dim:
             yield f"blocks {edges} do not divide full_dim"
 
@@ -92,7 +101,7 @@ def expected_files(m: Manifest, s: Segment) -> Iterator[Expected]:
     yield Expected("loose", None, 1, "int64", required=False)
     yield Expected("node_starts", s.nodes + 1, 1, "int64", renamed)
     yield Expected("node_rows", s.rows - loose, 1, "int64", renamed and s.nodes > 0)
-    named = m.id_kind != "row"
+    named = m.id_kind != "row" or "ids" in s.files
     if m.id_kind == "text":
         yield Expected("ids", s.rows, 0, "")
     else:

@@ -15,8 +15,9 @@ import xxhash
 from funnel.errors import CorruptIndexError, FormatVersionError
 from funnel.store.matrix import FileEntry
 
-MAJOR, MINOR = 1, 0
-KNOWN_FEATURES: frozenset[str] = frozenset()
+MAJOR, MINOR = 1, 1
+SEGMENTS, DELETED, NUMBERED = "segments", "deleted", "numbered"
+KNOWN_FEATURES = frozenset({SEGMENTS, DELETED, NUMBERED})
 MAX_BYTES = 64 << 20
 MAGIC = "FUNNEL-MANIFEST"
 
@@ -40,6 +41,8 @@ class Segment:
         Empty where codes are scanned.
     files : dict of FileEntry
         By role, as `FORMAT.md` lists them.
+    first_id : int
+        Id of its first row, the next ones following, where it has no file of ids.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Segment:
     code_unit: float
     graph: dict[str, Any]
     files: dict[str, FileEntry]
+    first_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ class Manifest:
     tombstones: tuple[Any, ...] = ()
     plan: dict[str, Any] | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    next_id: int = 0
+
+    def features(self) -> list[str]:
+        """Return what a reader must know of to read this version rightly."""
+        named = any("ids" in s.files or s.first_id for s in self.segments)
+        found = {
+            SEGMENTS: len(self.segments) != 1,
+            DELETED: "deleted" in self.files,
+            NUMBERED: self.id_kind == "row" and named,
+        }
+        return [name for name, needed in found.items() if needed]
 
     def all_files(self) -> list[FileEntry]:
         """Return every data file that this version needs."""
@@ -92,7 +108,7 @@ class Manifest:
             "format": {
                 "major": MAJOR,
                 "minor": MINOR,
-                "reader_features": [],
+                "reader_features": self.features(),
                 "writer_features": [],
             }
         }

@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from funnel.errors import CorruptIndexError
 from funnel.kernels import segments as t
-from funnel.store.ids import candidate_rows, key_of
+from funnel.store.ids import candidate_rows, key_of, rows_with_keys
 from funnel.store.manifest import Segment
 from funnel.store.matrix import FileEntry, map_body
-from funnel.store.tables import BATCH_ROWS, read_table
+from funnel.store.tables import BATCH_ROWS, MappedTable
 
 Matrix = npt.NDArray[Any]
 
@@ -59,6 +59,19 @@ class SegmentFiles:
         self.node_starts = self._matrix("node_starts", no_rows)[:, 0]
         self.node_rows = self._matrix("node_rows", no_rows)[:, 0]
         self.loose = self._matrix("loose", no_rows)[:, 0]
+        # Mapped now, not when they are read: a later version may remove the files.
+        self._metadata = self._open_table("metadata")
+        self._text_ids = self._open_table("ids") if id_kind == "text" else None
+        self._numbers = self._mapped("ids") if id_kind != "text" else None
+        self._lookup = self._mapped("lookup")
+
+    def _mapped(self, role: str) -> Matrix | None:
+        """Map a matrix that a segment may lack: one column as one axis."""
+        entry = self.segment.files.get(role)
+        if entry is None:
+            return None
+        matrix = map_file(self.folder, entry)
+        return matrix[:, 0] if entry.width == 1 else matrix
 
     @cached_property
     def entry_codes(self) -> Matrix:
@@ -106,35 +119,35 @@ class SegmentFiles:
         parts = [block[rows].view(kind) for block in self.blocks]
         return np.concatenate(parts, axis=1)
 
-    @cached_property
-    def _table(self) -> pa.Table | None:
-        entry = self.segment.files.get("metadata")
-        return entry and read_table(self.folder / entry.name, entry)
+    def _open_table(self, role: str) -> MappedTable | None:
+        entry = self.segment.files.get(role)
+        if entry is None:
+            return None
+        return MappedTable(self.folder / entry.name, entry)
+
+    @property
+    def table(self) -> pa.Table | None:
+        """Return the metadata of all rows, or None."""
+        return None if self._metadata is None else self._metadata.table
 
     def metadata(self, rows: npt.NDArray[np.int64]) -> pa.Table | None:
         """Return the metadata of `rows`, or None."""
-        return None if self._table is None else self._table.take(rows)
+        return None if self.table is None else self.table.take(rows)
 
     @cached_property
-    def _ids(self) -> Any:
-        """Return all ids: mapped int64, or batches of Arrow text."""
-        entry = self.segment.files["ids"]
-        if self.id_kind == "int64":
-            return map_file(self.folder, entry)[:, 0]
-        column = read_table(self.folder / entry.name, entry).column("id")
-        return column.chunks
-
-    @cached_property
-    def _lookup(self) -> npt.NDArray[np.int64]:
-        return map_file(self.folder, self.segment.files["lookup"])
+    def _text(self) -> list[pa.Array]:
+        """Return all ids of text, in batches of `BATCH_ROWS`."""
+        assert self._text_ids is not None, "ids of text have a file"
+        return list(self._text_ids.table.column("id").chunks)
 
     def ids(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the ids of `rows`, in their shape; rows of −1 give −1 or None."""
-        if self.id_kind == "row":
-            return rows
-        if self.id_kind == "int64":
-            return np.where(rows >= 0, self._ids[rows], -1)
-        chunks = self._ids
+        if self._numbers is not None:
+            return np.where(rows >= 0, self._numbers[rows], -1)
+        if self.id_kind != "text":
+            first = self.segment.first_id
+            return np.where(rows >= 0, rows + first, -1) if first else rows
+        chunks = self._text
         flat = [
             chunks[row // BATCH_ROWS][row % BATCH_ROWS].as_py() if row >= 0 else None
             for row in rows.ravel().tolist()
@@ -143,18 +156,24 @@ class SegmentFiles:
         out[:] = flat
         return out.reshape(rows.shape)
 
-    def id_column(self, rows: npt.NDArray[np.int64]) -> pa.Array:
-        """Return the ids of `rows` as Arrow, of one type whatever the rows."""
-        kind = pa.large_string() if self.id_kind == "text" else pa.int64()
-        return pa.array(self.ids(rows), kind)
+    def rows_with(self, keys: npt.NDArray[np.int64]) -> tuple[Matrix, Matrix]:
+        """Return which ids these keys may be of, (m,), and their rows, (m,)."""
+        if self._lookup is None:
+            rows = keys - self.segment.first_id
+            at = np.flatnonzero((rows >= 0) & (rows < self.rows))
+            return at, rows[at]
+        at, rows = rows_with_keys(self._lookup, keys)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise CorruptIndexError(f"{self.folder}: the row of an id is no row")
+        return at, rows
 
     def row_of(self, identifier: Any) -> int:
         """Return the row of an id, or −1; an id of another type is no row's."""
         wanted = str if self.id_kind == "text" else int | np.integer
         if not isinstance(identifier, wanted) or isinstance(identifier, bool):
             return -1
-        if self.id_kind == "row":
-            row = int(identifier)
+        if self._lookup is None:
+            row = int(identifier) - self.segment.first_id
             return row if 0 <= row < self.rows else -1
         for row in candidate_rows(self._lookup, key_of(identifier)):
             if not 0 <= row < self.rows:

@@ -6,10 +6,12 @@ that it reads. Numbers go to `matrix.py` instead.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xxhash
 
 from funnel.errors import CorruptIndexError, InvalidArgumentError
 from funnel.store.matrix import FileEntry, hash_file
@@ -26,6 +28,11 @@ class TableWriter:
         self._sink: Any = None
         self._writer: Any = None
         self._schema: pa.Schema | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns; none before the first rows."""
+        return pa.schema([]) if self._schema is None else self._schema
 
     @property
     def names(self) -> list[str]:
@@ -101,8 +108,21 @@ def _fit(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def read_table(path: Path, entry: FileEntry) -> pa.Table:
-    """Map a table file after comparing its bytes with the manifest's checksum."""
-    if hash_file(path) != entry.xxh3:
-        raise CorruptIndexError(f"{path} does not match its checksum")
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+class MappedTable:
+    """A table file, mapped when it is opened and parsed when it is first read.
+
+    The map outlives the file's name: a later version may remove it.
+    """
+
+    def __init__(self, path: Path, entry: FileEntry) -> None:
+        self._path, self._entry = path, entry
+        self._map = pa.memory_map(str(path))
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """Return the table, after comparing its bytes with the manifest's checksum."""
+        self._map.seek(0)
+        whole = self._map.read_buffer()
+        if xxhash.xxh3_128_hexdigest(whole) != self._entry.xxh3:
+            raise CorruptIndexError(f"{self._path} does not match its checksum")
+        return pa.ipc.open_file(pa.BufferReader(whole)).read_all()

@@ -1,0 +1,287 @@
+"""An open index, as far as it reads: search, rows, what it is.
+
+A façade: checks input, calls one thing, returns. The work is in `search.py`,
+`reading.py` and `store/`; what writes is in `index.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from funnel.cascade import Cascade
+from funnel.errors import ClosedError, FunnelError, check_choice
+from funnel.options import check_habits, check_search
+from funnel.reading import find_rows, stream_rows, table_of
+from funnel.results import Hits
+from funnel.search import search
+from funnel.snapshot import Snapshot
+from funnel.store.commit import kept_versions, manifest_of, reading
+from funnel.store.manifest import Manifest
+from funnel.store.verify import check_hashes
+from funnel.threads import Threads
+from funnel.vectors import check_queries
+
+REFRESH_S = 1.0  # a handle looks for newer versions as often
+
+
+class Handle:
+    """One version of an index, open, and newer ones as they come."""
+
+    def __init__(self, path: Path, manifest: Manifest, mode: str) -> None:
+        self.path, self.mode, self._threads = path, mode, Threads()
+        self._looked = time.monotonic()
+        self.follows = True  # newer versions, as they come
+        with reading(path):
+            self._open: Snapshot | None = Snapshot(path, manifest, self._threads)
+        self._manifest = manifest  # outlives `close`
+
+    def close(self) -> None:
+        """Let go of the files; a second call does nothing."""
+        self._open = None
+        self._threads.close()
+
+    def __enter__(self) -> Self:
+        self._snapshot()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _snapshot(self) -> Snapshot:
+        """Return the version to read: once a second, after a look for a newer one."""
+        if self._open is None:
+            raise ClosedError(f"the index at {self.path} was closed: open it again")
+        if self.follows and time.monotonic() - self._looked > REFRESH_S:
+            with contextlib.suppress(FunnelError, OSError):  # the old one will do
+                self.refresh()
+        return self._open
+
+    def refresh(self) -> bool:
+        """Look for a newer version and open it; return whether there was one.
+
+        A handle that follows the newest version also does so by itself, once a second.
+        """
+        self._looked = time.monotonic()
+        if self._open is None:
+            raise ClosedError(f"the index at {self.path} was closed: open it again")
+        with reading(self.path):
+            newest = kept_versions(self.path)[-1:]
+            if not newest or newest[0] <= self._open.manifest.version:
+                return False
+            self._show(manifest_of(self.path, newest[0]))
+        return True
+
+    def _show(self, manifest: Manifest) -> None:
+        """Open a version in place of the one that is open."""
+        before = self._open
+        known = {s.segment.id: s for s in before.segments} if before else {}
+        self._open = Snapshot(self.path, manifest, self._threads, known)
+        self._manifest = manifest
+
+    # ---- search
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        shortlist: int | None = None,
+        cascade: Cascade | None = None,
+        ef_search: int | None = None,
+        slack: float | None = None,
+        mode: str = "funnel",
+        threads: int | None = None,
+        trace: bool = False,
+        **habits: Any,
+    ) -> Hits:
+        """Return the `k` best rows of each query.
+
+        Parameters
+        ----------
+        queries : (q, full_dim) or (full_dim,) array-like
+            Full embeddings: the index truncates them itself.
+        k : int, default 10
+            Answers a query; all rows where there are fewer.
+        shortlist : int, optional
+            Rows that the walk hands to the cascade; by default max(200, 2 k).
+        cascade : Cascade, optional
+            How the shortlist is reranked; by default what suits the projection.
+        ef_search : int, optional
+            Length of the walk's list; by default `shortlist`.
+        slack : float, optional
+            End a walk early: once the next candidate is more than ``1 + slack`` times
+            as far from the query as the walk's (2 k)-th best. Distances are 1 − cosine
+            of the codes. Easy queries end sooner than hard ones: with a long list, the
+            same recall for fewer rows (arXiv:2505.15636). By default it never does.
+        mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
+            "funnel": walk, then the cascade. "rerank": walk, then full width at once
+            (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
+            every row at `code_dim`. "exact": every row at full width.
+        threads : int, optional
+            Threads that share a batch; by default all CPUs.
+        trace : bool
+            Return what each step read and took.
+        **habits
+            Names that other libraries use; refused with the name that we use.
+
+        Returns
+        -------
+        Hits
+            ``ids`` and ``scores`` of shape (q, min(k, n)), or 1-D for a 1-D query;
+            best first, higher scores are better. Under "cosine" a score is the cosine,
+            under "ip" the inner product; of codes, its approximation.
+
+        Raises
+        ------
+        DimensionError, NonFiniteError, ZeroVectorError, CascadeError, …
+            Naming what came and what was needed.
+        """
+        check_habits(habits, "search")
+        snapshot = self._snapshot()
+        plan = snapshot.remember(
+            check_search, k, shortlist, cascade, ef_search, mode, threads, slack
+        )
+        m, selection = snapshot.manifest, snapshot.everything
+        rows_in, single = check_queries(queries, m.full_dim, m.metric, m.transform)
+        rows, scores, cost = search(snapshot, rows_in, plan, trace, selection)
+        ids = snapshot.ids(rows)
+        if single:
+            ids, scores = ids[0], scores[0]
+        return Hits(ids, scores, cost if trace else None)
+
+    def warmup(self) -> float:
+        """Compile, or load from the cache, all that a search needs; return seconds."""
+        began = time.perf_counter()
+        query = np.ones((1, self.full_dim), np.float32)
+        for mode in ("funnel", "exact"):
+            self.search(query, k=1, mode=mode, threads=1)
+        return time.perf_counter() - began
+
+    # ---- read
+
+    def __len__(self) -> int:
+        return self._manifest.rows
+
+    def __contains__(self, identifier: object) -> bool:
+        return self._snapshot().row_of(identifier) >= 0
+
+    def get(self, ids: Any, vectors: bool = False) -> pa.Table:
+        """Return rows by id, in the order asked.
+
+        Parameters
+        ----------
+        ids : sequence of int or str
+        vectors : bool
+            Return the stored vectors too: as given, or transformed if the index
+            transforms.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns ``id``, the metadata, and ``vector``.
+
+        Raises
+        ------
+        UnknownIdError
+            Naming the first id that the index does not hold.
+        """
+        snapshot = self._snapshot()
+        return table_of(snapshot, find_rows(snapshot, ids, self.path), vectors)
+
+    def to_arrow(self, vectors: bool = False) -> pa.Table:
+        """Return all rows: ``id``, the metadata, and, if asked, ``vector``."""
+        return stream_rows(self._snapshot, vectors).read_all()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Stream all rows to Arrow-speaking libraries, vectors included."""
+        stream = stream_rows(self._snapshot, vectors=True)
+        return stream.__arrow_c_stream__(requested_schema)
+
+    def verify(self, level: str = "full") -> None:
+        """Check the files against the manifest.
+
+        Parameters
+        ----------
+        level : {"size", "full"}
+            "size" compares sizes, as opening does; "full" hashes every byte.
+
+        Raises
+        ------
+        CorruptIndexError
+            Naming the first file that is not what was written.
+        """
+        check_choice("level", level, ("size", "full"))
+        version = self._snapshot().manifest.version
+        manifest = manifest_of(self.path, version)
+        if level == "full":
+            check_hashes(self.path, manifest)
+
+    # ---- what it is
+
+    @property
+    def full_dim(self) -> int:
+        """Dims of a full embedding."""
+        return self._manifest.full_dim
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Nested dims, full_dim last."""
+        return self._manifest.dims
+
+    @property
+    def graph_dim(self) -> int:
+        """Dims that the graph was built on."""
+        return self._manifest.graph_dim
+
+    @property
+    def code_dim(self) -> int:
+        """Dims whose codes the walk scores."""
+        return self._manifest.code_dim
+
+    @property
+    def projection(self) -> str:
+        """What `graph_dim` and `code_dim` are dims of: "prefix" or "pca"."""
+        return self._manifest.projection
+
+    @property
+    def metric(self) -> str:
+        """How vectors are compared: "cosine" or "ip"."""
+        return self._manifest.metric
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """How the index was built: choices and their reasons, counts, versions."""
+        m = self._manifest
+        graph = m.segments[0].graph if m.segments else {}
+        return {
+            "version": m.version, "rows": m.rows, "segments": len(m.segments),
+            "deleted": sum(s.rows for s in m.segments) - m.rows,
+            "nodes": sum(s.nodes for s in m.segments), "dims": m.dims,
+            "metric": m.metric,
+            "dtype": m.dtype, "transform": m.transform, "id_kind": m.id_kind,
+            "projection": m.projection, "graph_dim": m.graph_dim,
+            "code_dim": m.code_dim, "graph": dict(graph), "writer": dict(m.writer),
+            "disk_bytes": sum(f.size for f in m.all_files()), **m.notes,
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        if self._open is None:
+            return f"FunnelIndex({str(self.path)!r}, closed)"
+        m = self._manifest
+        return (
+            f"FunnelIndex({str(self.path)!r}, rows={m.rows:,}, dims={m.dims}, "
+            f"{m.projection} {m.graph_dim}/{m.code_dim}, {m.metric}, {m.dtype}, "
+            f"mode={self.mode!r})"
+        )

@@ -1,0 +1,255 @@
+"""The next version of an index, while it is made: rows added, replaced, deleted.
+
+New rows become a segment of their own, deleted ones are listed: nothing that is stored
+is changed. Locks and publishes nothing (`index.py` and `store/`); `compaction.py` makes
+one segment of many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from funnel.build import Options, build_index
+from funnel.build.ingest import Ingest
+from funnel.build.segment import SegmentBuilder
+from funnel.errors import (
+    DuplicateIdError,
+    InvalidArgumentError,
+    InvalidTypeError,
+)
+from funnel.kernels.types import Rows
+from funnel.progress import Progress
+from funnel.projection import Projection
+from funnel.reading import rows_of, schema_of
+from funnel.snapshot import Snapshot
+from funnel.sources import Source
+from funnel.store.commit import DATA, fresh_name
+from funnel.store.ids import Ids
+from funnel.store.manifest import Manifest, Segment
+from funnel.store.matrix import write_matrix
+from funnel.version import __version__
+
+KIND_NAMES = {"row": "numbers of its own", "int64": "int ids", "text": "str ids"}
+
+
+class Draft:
+    """The next version of an index, until it is published or abandoned.
+
+    Parameters
+    ----------
+    base : Snapshot
+        The newest version.
+    folder : Path
+    threads : int
+        For building graphs.
+    """
+
+    def __init__(self, base: Snapshot, folder: Path, threads: int) -> None:
+        self.folder, self.base, self.threads = folder, base, threads
+        self.snapshot, self.manifest = base, base.manifest
+        self._axes: Any = base.axes
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether there is anything to publish."""
+        return self.manifest is not self.base.manifest
+
+    # ---- what is done
+
+    def add(
+        self, source: Source, ids: Ids | None, *, upsert: bool, drop_bad: bool,
+        progress: Progress,
+    ) -> int:  # fmt: skip
+        """Add rows; return how many.
+
+        Raises
+        ------
+        DuplicateIdError
+            If an id is there already and `upsert` is false, or comes twice.
+        """
+        options = replace(options_of(self.manifest, self.threads), drop_bad=drop_bad)
+        first = next(source.batches, None)
+        if first is None:
+            return 0
+        batches = itertools.chain([first], source.batches)
+        if not self.manifest.segments:
+            return self._add_first(Source(batches, source.rows), ids, options, progress)
+        name = fresh_name()
+        ingest = Ingest(self.folder / DATA, name, options, self.snapshot.blocks)
+        try:
+            ingest.write_rows(batches, source.rows, progress)
+            named = ingest.kept_ids(ids)
+            first_id = self._write_ids(ingest, named, upsert)
+            self._check_columns(ingest)
+            replaced = np.empty(0, np.int64)
+            if named is not None:
+                replaced = self._present(named, upsert)
+            segment = SegmentBuilder(ingest, self._projection(), progress).write(name)
+        except BaseException:
+            ingest.abandon()
+            raise
+        self._append(replace(segment, first_id=first_id), replaced)
+        return ingest.rows
+
+    def _add_first(
+        self, source: Source, ids: Ids | None, options: Options, progress: Progress
+    ) -> int:
+        """Add the first rows: they decide the kind of ids and the projection."""
+        built = build_index(
+            self.folder, source.batches, source.rows, ids, options, progress
+        )
+        self.become(built, built.id_kind)
+        return built.rows
+
+    def _write_ids(self, ingest: Ingest, ids: Ids | None, upsert: bool) -> int:
+        """Store the ids of new rows; return the first if they are not stored."""
+        kind, m = self.manifest.id_kind, self.manifest
+        if ids is None:
+            if kind != "row":
+                raise InvalidArgumentError(
+                    f"this index has {KIND_NAMES[kind]}: pass ids="
+                )
+            if upsert:
+                raise InvalidArgumentError("to replace rows, say which: pass ids=")
+            self.manifest = replace(m, next_id=m.next_id + ingest.rows)
+            return m.next_id
+        if isinstance(ids, np.ndarray) == (kind == "text"):
+            found = "int" if isinstance(ids, np.ndarray) else "str"
+            raise InvalidTypeError(f"this index has {KIND_NAMES[kind]}, not {found}")
+        ingest.write_ids(ids)
+        if kind == "row":
+            self.manifest = replace(m, next_id=max(m.next_id, int(ids.max()) + 1))
+        return 0
+
+    def _present(self, ids: Ids, upsert: bool) -> Rows:
+        """Return the rows that have one of `ids`; raise if they may not."""
+        rows = rows_of(self.snapshot, ids)
+        found = np.flatnonzero(rows >= 0)
+        if len(found) and not upsert:
+            one = ids[int(found[0])]
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise DuplicateIdError(
+                f"id {getattr(one, 'as_py', lambda: one)()!s}{more} is there already: "
+                "upsert() replaces rows"
+            )
+        return rows[found]
+
+    def _check_columns(self, ingest: Ingest) -> None:
+        """Raise if a metadata column has another type than it had."""
+        known = schema_of(self.snapshot)
+        for field in ingest.schema:
+            at = known.get_field_index(field.name)
+            if at >= 0 and known.field(at).type != field.type:
+                raise InvalidTypeError(
+                    f"metadata column {field.name!r} is {known.field(at).type}, "
+                    f"not {field.type}"
+                )
+
+    def delete(self, rows: Rows) -> int:
+        """Delete live rows; return how many."""
+        if len(rows):
+            self._advance(self.manifest, np.union1d(self.snapshot.deleted, rows))
+        return len(rows)
+
+    # ---- what becomes of the manifest
+
+    def _projection(self) -> Projection:
+        """Return what all segments of the index are dims of."""
+        m = self.manifest
+        return Projection(
+            m.projection, m.graph_dim, m.code_dim, self._axes, m.code_rows, {}, {},
+            "auto", 0,
+        )  # fmt: skip
+
+    def _append(self, segment: Segment, replaced: Rows) -> None:
+        manifest = replace(
+            self.manifest,
+            segments=(*self.manifest.segments, segment),
+            rows=self.manifest.rows + segment.rows,
+        )
+        self._advance(manifest, np.union1d(self.snapshot.deleted, replaced))
+
+    def become(self, built: Manifest, id_kind: str) -> None:
+        """Take over what a build made of all rows."""
+        m = self.manifest
+        kept = {
+            name: getattr(m, name)
+            for name in ("uuid", "version", "parent", "transform", "settings", "plan")
+        }
+        kept["next_id"] = max(m.next_id, built.next_id)
+        self._advance(replace(built, id_kind=id_kind, **kept), np.empty(0, np.int64))
+
+    def _advance(self, manifest: Manifest, deleted: Rows) -> None:
+        """Go on with another manifest: what is done next finds what was done."""
+        rows = sum(s.rows for s in manifest.segments) - len(deleted)
+        files = {role: f for role, f in manifest.files.items() if role != "deleted"}
+        self.manifest = replace(manifest, rows=rows, files=files)
+        known = {s.segment.id: s for s in self.snapshot.segments}
+        self.snapshot = Snapshot(
+            self.folder, self.manifest, self.base.threads, known, deleted
+        )
+        self._axes = self.snapshot.axes
+
+    def finish(self) -> Manifest:
+        """Write what is left to write; return the manifest, to be published."""
+        m, files = self.manifest, dict(self.manifest.files)
+        if len(self.snapshot.deleted):
+            path = self.folder / DATA / f"{fresh_name()}.deleted.arrow"
+            files["deleted"] = write_matrix(path, "row", self.snapshot.deleted)
+        base = self.base.manifest
+        self.manifest = replace(
+            m,
+            version=base.version + 1,
+            parent=base.version,
+            created_unix=time.time(),
+            writer={"funnel": __version__, "pyarrow": pa.__version__},
+            files=files,
+        )
+        return self.manifest
+
+    def abandon(self) -> None:
+        """Remove the files that were made for this version."""
+        kept = {entry.name for entry in self.base.manifest.all_files()}
+        for entry in self.manifest.all_files():
+            if entry.name not in kept:
+                with contextlib.suppress(OSError):
+                    (self.folder / DATA / entry.name).unlink()
+
+
+def empty_manifest(options: Options) -> Manifest:
+    """Return the first version of an index without rows."""
+    o = options
+    width = o.code_dim or min(o.full_dim, 64)
+    return Manifest(
+        uuid=str(uuid.uuid4()), version=1, parent=0, created_unix=time.time(),
+        writer={"funnel": __version__, "pyarrow": pa.__version__},
+        full_dim=o.full_dim, dims=o.dims, norm_dims=o.dims, metric=o.metric,
+        dtype=o.dtype, transform=o.transform, id_kind="row", projection="prefix",
+        graph_dim=o.graph_dim or width, code_dim=width, code_rows=0, stage_rows={},
+        rows=0, segments=(), settings=o.settings(),
+    )  # fmt: skip
+
+
+def options_of(manifest: Manifest, threads: int) -> Options:
+    """Return the options that an index was made with."""
+    m = manifest
+    graph = m.segments[0].graph if m.segments else {}
+    defaults = {
+        "projection": "auto", "graph_dim": None, "code_dim": None,
+        "M": graph.get("M", 16), "ef_construction": graph.get("ef_construction", 200),
+        "builder": graph.get("builder", "numba"), "seed": graph.get("seed", 0),
+    }  # fmt: skip
+    return Options(
+        dims=m.dims, full_dim=m.full_dim, metric=m.metric, dtype=m.dtype,
+        transform=m.transform, threads=threads, drop_bad=False,
+        **(defaults | m.settings),
+    )  # fmt: skip
