@@ -164,6 +164,16 @@ def check_whole(
 
 def check_share(name: str, value: object) -> float:
     """Return `value` as a float that is finite and not negative, else raise."""
+    number = check_number(name, value)
+    if not 0 <= number < float("inf"):
+        raise InvalidArgumentError(
+            f"{name} must be at least 0 and finite, not {number}"
+        )
+    return number
+
+
+def check_number(name: str, value: object) -> float:
+    """Return `value` as a float that is not NaN, else raise."""
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         raise InvalidTypeError(
             f"{name} must be a number, not {type(value).__name__} {value!r}"
@@ -172,8 +182,6 @@ def check_share(name: str, value: object) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(f"{name} must be a number: {error}") from error
-    if not 0 <= number < float("inf"):
-        raise InvalidArgumentError(
-            f"{name} must be at least 0 and finite, not {number}"
-        )
+    if number != number:
+        raise InvalidArgumentError(f"{name} is NaN")
     return number

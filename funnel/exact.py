@@ -72,7 +72,7 @@ def scan(
         else:
             _scan_together(snapshot, piece, operands, weights, first, rows, scores)
         first += len(weights)
-    rows = _numbered(snapshot, selection, rows)
+    rows = _numbered(selection, rows)
     scores *= operands.factors[:, None]
     spent, dims = (time.perf_counter_ns() - began) / 1e3, operands.dims
     read, size = q * first * dims, snapshot.like.itemsize
@@ -96,20 +96,11 @@ def _pieces(snapshot: Snapshot, selection: Selection) -> Iterator[Piece]:
             yield Piece(blocks, segment.norms[at])
 
 
-def _numbered(snapshot: Snapshot, selection: Selection, rows: Rows) -> Rows:
+def _numbered(selection: Selection, rows: Rows) -> Rows:
     """Turn places among the rows that may be answers into rows."""
     if all(flags is None for flags in selection.flags):
         return rows
-    numbers = np.concatenate(
-        [
-            first
-            + (np.arange(segment.rows) if flags is None else np.flatnonzero(flags))
-            for first, segment, flags in zip(
-                snapshot.firsts[:-1], snapshot.segments, selection.flags, strict=True
-            )
-        ]
-    )
-    found: Rows = np.where(rows >= 0, numbers[rows], -1)
+    found: Rows = np.where(rows >= 0, selection.listed()[rows], -1)
     return found
 
 

@@ -13,12 +13,20 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from funnel.cascade import Cascade
-from funnel.errors import ClosedError, FunnelError, check_choice
+from funnel.errors import (
+    ClosedError,
+    FunnelError,
+    check_choice,
+    check_number,
+    check_whole,
+)
+from funnel.filters import selection_of
 from funnel.options import check_habits, check_search
-from funnel.reading import find_rows, stream_rows, table_of
+from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
 from funnel.snapshot import Snapshot
@@ -102,6 +110,8 @@ class Handle:
         ef_search: int | None = None,
         slack: float | None = None,
         mode: str = "funnel",
+        filter: Any = None,
+        min_score: float | None = None,
         threads: int | None = None,
         trace: bool = False,
         **habits: Any,
@@ -129,6 +139,13 @@ class Handle:
             "funnel": walk, then the cascade. "rerank": walk, then full width at once
             (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
             every row at `code_dim`. "exact": every row at full width.
+        filter : dict, Arrow expression, mask or list of ids, optional
+            Which rows may be answers. A dict as MongoDB has it, of metadata columns and
+            ``id``: ``{"lang": "en", "year": {"$gte": 2020}}``, with $eq $ne $gt $gte
+            $lt $lte $in $nin $exists $contains $and $or $not. A mask has a bool for
+            each row, in the order of `to_arrow`. What passes is kept for later.
+        min_score : float, optional
+            Leave out answers that score less.
         threads : int, optional
             Threads that share a batch; by default all CPUs.
         trace : bool
@@ -139,9 +156,11 @@ class Handle:
         Returns
         -------
         Hits
-            ``ids`` and ``scores`` of shape (q, min(k, n)), or 1-D for a 1-D query;
-            best first, higher scores are better. Under "cosine" a score is the cosine,
-            under "ip" the inner product; of codes, its approximation.
+            ``ids`` and ``scores`` of shape (q, min(k, matches)), or 1-D for a 1-D
+            query; best first, higher scores are better. Under "cosine" a score is the
+            cosine, under "ip" the inner product; of codes, its approximation. Where
+            `min_score` leaves fewer, ids are −1 (None of text) and scores −inf behind
+            the first ``counts``.
 
         Raises
         ------
@@ -153,13 +172,45 @@ class Handle:
         plan = snapshot.remember(
             check_search, k, shortlist, cascade, ef_search, mode, threads, slack
         )
-        m, selection = snapshot.manifest, snapshot.everything
+        m, began = snapshot.manifest, time.perf_counter()
+        selection = snapshot.everything
+        if filter is not None:
+            selection = selection_of(snapshot, filter)
+        filter_us = (time.perf_counter() - began) * 1e6
         rows_in, single = check_queries(queries, m.full_dim, m.metric, m.transform)
         rows, scores, cost = search(snapshot, rows_in, plan, trace, selection)
+        if min_score is not None:
+            few = scores < check_number("min_score", min_score)
+            rows, scores = np.where(few, -1, rows), np.where(few, -np.inf, scores)
+        if cost is not None and filter is not None:
+            cost = cost.after_filter(m.rows, selection.rows, filter_us)
         ids = snapshot.ids(rows)
         if single:
             ids, scores = ids[0], scores[0]
         return Hits(ids, scores, cost if trace else None)
+
+    def similar(self, identifier: Any, k: int = 10, **how: Any) -> Hits:
+        """Return the `k` rows that are most like a stored one, without that one.
+
+        Parameters
+        ----------
+        identifier : int or str
+            Id of the stored row.
+        k : int
+        **how
+            As in `search`.
+
+        Raises
+        ------
+        UnknownIdError
+        """
+        snapshot = self._snapshot()
+        row = find_rows(snapshot, [identifier], self.path)
+        stored = snapshot.vectors(row)[0].astype(np.float32)
+        hits = self.search(stored, check_whole("k", k) + 1, **how)
+        others = np.array([one != identifier for one in hits.ids.tolist()], bool)
+        others[k:] &= not others[:k].all()
+        return Hits(hits.ids[others], hits.scores[others], hits.trace)
 
     def warmup(self) -> float:
         """Compile, or load from the cache, all that a search needs; return seconds."""
@@ -170,6 +221,31 @@ class Handle:
         return time.perf_counter() - began
 
     # ---- read
+
+    def vectors(self, dim: int | None = None) -> npt.NDArray[Any]:
+        """Return the first `dim` dims of all rows, as they are stored.
+
+        A view of the map, nothing copied, where the rows are of one segment, none is
+        deleted and `dim` is within one column block; else a copy.
+
+        Parameters
+        ----------
+        dim : int, optional
+            By default all.
+
+        Returns
+        -------
+        (n, dim) ndarray, float32 or float16
+            In the order of `to_arrow`; not normalised.
+        """
+        snapshot = self._snapshot()
+        full = snapshot.manifest.full_dim
+        width = full if dim is None else check_whole("dim", dim, 1, full)
+        return prefix_of(snapshot, width)
+
+    def to_batches(self, vectors: bool = True) -> pa.RecordBatchReader:
+        """Return a reader of all rows of this version, a batch at a time."""
+        return stream_rows(self._snapshot, vectors)
 
     def __len__(self) -> int:
         return self._manifest.rows

@@ -22,14 +22,22 @@ from funnel.errors import (
     InvalidTypeError,
     ReadOnlyError,
     UncertainCommitError,
+    UnknownIdError,
     check_choice,
     check_share,
     check_whole,
 )
+from funnel.filters import selection_of
 from funnel.handle import Handle
-from funnel.options import check_habits, check_options, prepare_build, prepare_rows
+from funnel.options import (
+    check_habits,
+    check_options,
+    columns_of,
+    prepare_build,
+    prepare_rows,
+)
 from funnel.progress import Progress
-from funnel.reading import rows_of
+from funnel.reading import rows_of, sliced_rows
 from funnel.store.backup import copy_version
 from funnel.store.commit import (
     check_free,
@@ -43,7 +51,7 @@ from funnel.store.commit import (
     storing,
 )
 from funnel.store.garbage import collect
-from funnel.store.ids import check_ids
+from funnel.store.ids import check_distinct, check_ids, keys_of
 from funnel.store.lock import writer_lock
 from funnel.store.manifest import Manifest
 from funnel.threads import cpu_count
@@ -380,16 +388,83 @@ class FunnelIndex(Handle):
                 progress=reporter,
             )  # fmt: skip
 
-    def delete(self, ids: Any) -> int:
-        """Delete rows by id and return how many there were; unknown ids are ignored.
+    def delete(self, ids: Any = None, *, filter: Any = None) -> int:
+        """Delete rows and return how many there were; unknown ids are ignored.
 
         Their bytes stay on disk until `compact` is called and no reader has them open.
+
+        Parameters
+        ----------
+        ids : sequence of int or str
+            Or else
+        filter : dict, Arrow expression or mask
+            As in `search`.
         """
         self._check_writable()
-        checked = check_ids(ids)
+        if (ids is None) == (filter is None):
+            raise InvalidArgumentError("delete() takes either ids or a filter")
+        checked = None if ids is None else check_ids(ids)
+        with self._changing() as draft:
+            if checked is None:
+                rows = selection_of(draft.snapshot, filter).listed()
+            else:
+                rows = rows_of(draft.snapshot, checked)
+            return draft.delete(np.unique(rows[rows >= 0]))
+
+    def update_metadata(self, ids: Any, metadata: Any) -> int:
+        """Give rows other metadata and return how many; vectors are not touched.
+
+        Rewrites the metadata files of the segments that hold them.
+
+        Parameters
+        ----------
+        ids : sequence of int or str
+            Distinct.
+        metadata : Arrow table, mapping of columns, or data frame
+            A row for each id. Columns that are not in it keep their values; new ones
+            are null in all other rows.
+
+        Raises
+        ------
+        UnknownIdError
+            Naming the first id that the index does not hold; nothing is changed then.
+        """
+        self._check_writable()
+        checked, table = check_ids(ids), columns_of(metadata)
+        check_distinct(keys_of(checked), checked)
+        if len(table) != len(checked):
+            raise InvalidArgumentError(
+                f"metadata has {len(table)} rows for {len(checked)} ids"
+            )
         with self._changing() as draft:
             rows = rows_of(draft.snapshot, checked)
-            return draft.delete(np.unique(rows[rows >= 0]))
+            if (rows < 0).any():
+                one = checked[int(np.flatnonzero(rows < 0)[0])]
+                raise UnknownIdError(f"no id {one!s} in {self.path}")
+            return draft.update_metadata(rows, table)
+
+    def slice(self, dim: int, path: Any, **how: Any) -> FunnelIndex:
+        """Build a smaller index from the first `dim` dims of all rows, and return it.
+
+        What a model would give for shorter embeddings, without embedding again.
+
+        Parameters
+        ----------
+        dim : int
+        path : str or path
+            A directory that does not exist yet.
+        **how
+            As in `build`; by default the metric, dtype and nested dims of this index.
+        """
+        snapshot = self._snapshot()
+        m, width = snapshot.manifest, check_whole("dim", dim, 1, self.full_dim)
+        given = {
+            "dims": [d for d in m.dims if d < width] or None, "metric": m.metric,
+            "dtype": m.dtype,
+        }  # fmt: skip
+        return FunnelIndex.build(
+            sliced_rows(snapshot, width), path=path, **(given | how)
+        )
 
     def compact(self, *, keep_versions: int = 1, progress: Any = False) -> None:
         """Make one segment of all rows: a new projection and a new graph.

@@ -49,7 +49,8 @@ HABITS = {
 }  # fmt: skip
 OURS = {
     "search": (
-        "k", "shortlist", "cascade", "ef_search", "slack", "mode", "threads", "trace",
+        "k", "shortlist", "cascade", "ef_search", "slack", "mode", "filter",
+        "min_score", "threads", "trace",
     ),
     "build": (
         "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",
@@ -68,7 +69,7 @@ def check_habits(given: dict[str, Any], method: str) -> None:
         if ours is None:
             near = difflib.get_close_matches(name, OURS[method], n=1)
             ours = near[0] if near else None
-        hint = f"; use {ours}=" if ours and ours != "filter" else ""
+        hint = f"; use {ours}=" if ours else ""
         raise InvalidTypeError(f"{method}() has no argument {name!r}{hint}")
 
 
@@ -152,7 +153,7 @@ def prepare_rows(
         )
     batches = source.batches
     if metadata is not None:
-        batches = _with_columns(batches, _columns(metadata), source.rows)
+        batches = _with_columns(batches, columns_of(metadata), source.rows)
     return Source(batches, source.rows), checked
 
 
@@ -193,7 +194,8 @@ def check_options(full_dim: int, **named: Any) -> Options:
     )
 
 
-def _columns(metadata: Any) -> pa.Table:
+def columns_of(metadata: Any) -> pa.Table:
+    """Return metadata as an Arrow table, whose columns must not be ours."""
     try:
         table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
@@ -73,7 +74,7 @@ def metadata_of(snapshot: Snapshot, rows: Rows) -> pa.Table | None:
     schema = schema_of(snapshot)
     if not len(schema):
         return None
-    parts = [_widened(s.metadata(own), len(own), schema)
+    parts = [widened(s.metadata(own), len(own), schema)
              for s, _, own in snapshot.parts(rows)]  # fmt: skip
     if not parts:
         return schema.empty_table()
@@ -84,7 +85,7 @@ def metadata_of(snapshot: Snapshot, rows: Rows) -> pa.Table | None:
     return joined.take(np.argsort(order))
 
 
-def _widened(table: pa.Table | None, rows: int, schema: pa.Schema) -> pa.Table:
+def widened(table: pa.Table | None, rows: int, schema: pa.Schema) -> pa.Table:
     """Return a table with all columns of `schema`, null where it has none."""
     columns = {}
     for field in schema:
@@ -93,6 +94,32 @@ def _widened(table: pa.Table | None, rows: int, schema: pa.Schema) -> pa.Table:
         else:
             columns[field.name] = pa.nulls(rows, field.type)
     return pa.table(columns, schema=schema)
+
+
+def merged_schema(known: pa.Schema, new: pa.Schema) -> pa.Schema:
+    """Return the columns of both, or raise if one has another type than it had."""
+    fields = list(known)
+    for field in new:
+        at = known.get_field_index(field.name)
+        if at < 0:
+            fields.append(field)
+        elif known.field(at).type != field.type:
+            raise InvalidTypeError(
+                f"metadata column {field.name!r} is {known.field(at).type}, not "
+                f"{field.type}"
+            )
+    return pa.schema(fields)
+
+
+def replaced(table: pa.Table, rows: Rows, new: pa.Table) -> pa.Table:
+    """Return a table in which `rows`, (m,), have the values of a table of m rows."""
+    order = np.arange(len(table))
+    order[rows] = len(table) + np.arange(len(rows))
+    for name in new.column_names:
+        at = table.column_names.index(name)
+        both = pa.chunked_array([*table.column(at).chunks, *new.column(name).chunks])
+        table = table.set_column(at, table.schema.field(at), both.take(order))
+    return table
 
 
 def table_of(snapshot: Snapshot, rows: Rows, vectors: bool) -> pa.Table:
@@ -129,3 +156,40 @@ def stream_rows(opened: Callable[[], Snapshot], vectors: bool) -> pa.RecordBatch
     schema = table_of(snapshot, np.arange(0), vectors).schema
     batches = (batch for table in tables() for batch in table.to_batches())
     return pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def prefix_of(snapshot: Snapshot, dim: int) -> npt.NDArray[Any]:
+    """Return the first `dim` dims of all live rows: a view where that can be."""
+    kind = snapshot.manifest.dtype
+    if len(snapshot.segments) == 1 and not len(snapshot.deleted):
+        block = snapshot.segments[0].blocks[0]
+        if dim <= block.shape[1]:
+            return block.view(kind)[:, :dim]
+    out = np.empty((snapshot.manifest.rows, dim), kind)
+    done = 0
+    for rows in slices(snapshot.live_rows()):
+        out[done : done + len(rows)] = snapshot.vectors(rows)[:, :dim]
+        done += len(rows)
+    return out
+
+
+def sliced_rows(snapshot: Snapshot, dim: int) -> pa.RecordBatchReader:
+    """Return a reader of all live rows with the first `dim` dims of their vectors."""
+    columns = schema_of(snapshot)
+    kind = pa.float16() if snapshot.manifest.dtype == "float16" else pa.float32()
+    schema = pa.schema(
+        [
+            pa.field("id", id_column(snapshot, np.arange(0)).type),
+            *columns,
+            pa.field("vector", pa.list_(kind, dim)),
+        ]
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for rows in slices(snapshot.live_rows()):
+            table = table_of(snapshot, rows, vectors=False)
+            flat = pa.array(snapshot.vectors(rows)[:, :dim].reshape(-1), kind)
+            vectors = pa.FixedSizeListArray.from_arrays(flat, dim)
+            yield from table.append_column("vector", vectors).cast(schema).to_batches()
+
+    return pa.RecordBatchReader.from_batches(schema, batches())

@@ -55,6 +55,11 @@ class Trace:
     queries: int
     kernel_us: float
 
+    def after_filter(self, rows: int, passed: int, time_us: float) -> Trace:
+        """Return the trace with the filter as its first step; no query pays for it."""
+        step = TraceStage("filter", 0, rows, passed, 0, 0, time_us)
+        return Trace((step, *self.stages), self.queries, self.kernel_us)
+
     def __iter__(self) -> Iterator[TraceStage]:
         return iter(self.stages)
 
@@ -93,6 +98,12 @@ class Hits:
     ids: npt.NDArray[Any]
     scores: npt.NDArray[np.float32]
     trace: Trace | None = None
+
+    @property
+    def counts(self) -> Any:
+        """Answers of each query, (q,) or an int: fewer than k where no more match."""
+        found = np.isfinite(self.scores).sum(axis=-1)
+        return found if found.ndim else int(found)
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         yield self.ids

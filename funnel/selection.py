@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.kernels import segments as t
-from funnel.kernels.types import Array
+from funnel.kernels.types import Array, Rows
 from funnel.store.segment import SegmentFiles
 
 Flags: TypeAlias = npt.NDArray[np.uint8]
@@ -43,6 +43,21 @@ class Selection:
     rows: int
     table: Array
     held: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    def listed(self) -> Rows:
+        """Return the rows, rising."""
+        first, found = 0, []
+        for own, segment in zip(self.flags, self.table, strict=True):
+            count = int(segment[t.ROWS])
+            rows = np.arange(count) if own is None else np.flatnonzero(own)
+            found.append(first + rows)
+            first += count
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes in memory."""
+        return sum(array.nbytes for array in self.held)
 
 
 def select(

@@ -7,6 +7,8 @@ the manifest's order.
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import numpy.typing as npt
 from funnel.errors import CorruptIndexError
 from funnel.kernels.codes import code_width, rows_as_codes
 from funnel.kernels.types import Array, Floats, Rows
-from funnel.selection import Flags, select
+from funnel.selection import Flags, Selection, select
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.segment import SegmentFiles, map_file
 from funnel.threads import Threads
 
 REMEMBERED = 256  # plans
+KEPT_BYTES = 64 << 20  # of what filters selected
 
 
 class Snapshot:
@@ -72,6 +75,8 @@ class Snapshot:
             functools.partial(_make, manifest)
         )
         self._scratch: list[npt.NDArray[np.uint8]] = []
+        self._selections: OrderedDict[Any, Selection] = OrderedDict()
+        self._keeping = threading.Lock()
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -111,6 +116,24 @@ class Snapshot:
             return self._remembered(make, *arguments)
         except TypeError:  # an argument that has no hash: let `make` judge it
             return make(self.manifest, *arguments)
+
+    def kept_selection(self, key: Any) -> Selection | None:
+        """Return what an earlier, equal filter selected."""
+        with self._keeping:
+            found = self._selections.get(key)
+            if found is not None:
+                self._selections.move_to_end(key)
+            return found
+
+    def keep_selection(self, key: Any, selection: Selection) -> None:
+        """Keep what a filter selected, as long as others do not need the room."""
+        with self._keeping:
+            self._selections[key] = selection
+            while (
+                len(self._selections) > 1
+                and sum(one.bytes for one in self._selections.values()) > KEPT_BYTES
+            ):
+                self._selections.popitem(last=False)
 
     def borrow_scratch(self) -> npt.NDArray[np.uint8]:
         """Return a `visited` array that no other thread has."""

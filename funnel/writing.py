@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,14 @@ from funnel.errors import (
 from funnel.kernels.types import Rows
 from funnel.progress import Progress
 from funnel.projection import Projection
-from funnel.reading import rows_of, schema_of
+from funnel.reading import merged_schema, replaced, rows_of, schema_of, widened
 from funnel.snapshot import Snapshot
 from funnel.sources import Source
 from funnel.store.commit import DATA, fresh_name
 from funnel.store.ids import Ids
 from funnel.store.manifest import Manifest, Segment
-from funnel.store.matrix import write_matrix
+from funnel.store.matrix import FileEntry, write_matrix
+from funnel.store.tables import TableWriter
 from funnel.version import __version__
 
 KIND_NAMES = {"row": "numbers of its own", "int64": "int ids", "text": "str ids"}
@@ -89,7 +91,7 @@ class Draft:
             ingest.write_rows(batches, source.rows, progress)
             named = ingest.kept_ids(ids)
             first_id = self._write_ids(ingest, named, upsert)
-            self._check_columns(ingest)
+            merged_schema(schema_of(self.snapshot), ingest.schema)
             replaced = np.empty(0, np.int64)
             if named is not None:
                 replaced = self._present(named, upsert)
@@ -143,22 +145,41 @@ class Draft:
             )
         return rows[found]
 
-    def _check_columns(self, ingest: Ingest) -> None:
-        """Raise if a metadata column has another type than it had."""
-        known = schema_of(self.snapshot)
-        for field in ingest.schema:
-            at = known.get_field_index(field.name)
-            if at >= 0 and known.field(at).type != field.type:
-                raise InvalidTypeError(
-                    f"metadata column {field.name!r} is {known.field(at).type}, "
-                    f"not {field.type}"
-                )
-
     def delete(self, rows: Rows) -> int:
         """Delete live rows; return how many."""
         if len(rows):
             self._advance(self.manifest, np.union1d(self.snapshot.deleted, rows))
         return len(rows)
+
+    def update_metadata(self, rows: Rows, table: pa.Table) -> int:
+        """Give rows, (m,), the metadata of a table of m rows; return m."""
+        if not len(rows):
+            return 0
+        schema = merged_schema(schema_of(self.snapshot), table.schema)
+        segments, written = list(self.manifest.segments), []
+        try:
+            for i, segment in enumerate(self.snapshot.segments):
+                first = int(self.snapshot.firsts[i])
+                own = np.flatnonzero((rows >= first) & (rows < first + segment.rows))
+                if len(own):
+                    held = widened(segment.table, segment.rows, schema)
+                    new = replaced(held, rows[own] - first, table.take(own))
+                    segments[i] = self._with_metadata(segments[i], new)
+                    written.append(segments[i].files["metadata"])
+        except BaseException:
+            self._remove(written)
+            raise
+        manifest = replace(self.manifest, segments=tuple(segments))
+        self._advance(manifest, self.snapshot.deleted)
+        return len(rows)
+
+    def _with_metadata(self, segment: Segment, table: pa.Table) -> Segment:
+        """Write a segment's metadata anew; the segment is another one then."""
+        name = fresh_name()
+        writer = TableWriter(self.folder / DATA / f"{name}.metadata.arrow")
+        writer.append(table)
+        files = segment.files | {"metadata": writer.finish()}
+        return replace(segment, id=name, files=files)
 
     # ---- what becomes of the manifest
 
@@ -218,11 +239,13 @@ class Draft:
 
     def abandon(self) -> None:
         """Remove the files that were made for this version."""
-        kept = {entry.name for entry in self.base.manifest.all_files()}
-        for entry in self.manifest.all_files():
-            if entry.name not in kept:
-                with contextlib.suppress(OSError):
-                    (self.folder / DATA / entry.name).unlink()
+        kept = set(self.base.manifest.all_files())
+        self._remove(set(self.manifest.all_files()) - kept)
+
+    def _remove(self, entries: Iterable[FileEntry]) -> None:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                (self.folder / DATA / entry.name).unlink()
 
 
 def empty_manifest(options: Options) -> Manifest:

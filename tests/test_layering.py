@@ -33,6 +33,7 @@ LAYERS = (
     ("exact",),
     ("search",),
     ("reading",),
+    ("filters",),
     ("options",),
     ("writing",),
     ("compaction",),
@@ -50,7 +51,7 @@ DOORS = {
     "llvmlite": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
     "pyarrow": (
         "store/", "sources.py", "options.py", "reading.py", "handle.py", "build/",
-        "writing.py", "compaction.py",
+        "writing.py", "compaction.py", "filters.py",
     ),
     "xxhash": ("store/", "build/"),
     "filelock": ("store/lock.py",),

@@ -1,0 +1,333 @@
+"""Filters: what a user says of metadata and ids → which rows may be answers.
+
+A dict in the words of MongoDB, an Arrow expression, a mask or a list of ids. Arrow
+evaluates it, a segment at a time; searches nothing. Called by `handle.py`, which keeps
+what it made for the next search (`Snapshot.keep_selection`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from funnel.errors import (
+    DimensionError,
+    InvalidArgumentError,
+    InvalidTypeError,
+)
+from funnel.reading import id_column, rows_of, schema_of, widened
+from funnel.selection import Flags, Selection, select
+from funnel.snapshot import Snapshot
+from funnel.store.ids import check_ids
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Condition: TypeAlias = tuple[Any, ...]  # operator and what it takes: hashable
+
+COMPARISONS: dict[str, Callable[..., Any]] = {
+    "$eq": pc.equal,
+    "$gt": pc.greater,
+    "$gte": pc.greater_equal,
+    "$lt": pc.less,
+    "$lte": pc.less_equal,
+}
+OPERATORS = (*COMPARISONS, "$ne", "$in", "$nin", "$exists", "$contains", "$not")
+JOINS = ("$and", "$or", "$not")
+LONGEST = 10_000  # of one list in a dict; ids and masks have no limit
+
+
+def selection_of(snapshot: Snapshot, given: Any) -> Selection:
+    """Return the live rows that pass a filter.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError, DimensionError
+        Naming the column, the operator or the length that cannot be used.
+    """
+    key, find = _read(given)
+    kept = snapshot.kept_selection(key)
+    if kept is None:
+        kept = select(snapshot.segments, _live_flags(snapshot, find(snapshot)))
+        snapshot.keep_selection(key, kept)
+    return kept
+
+
+def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
+    """Return a key that equal filters share, and what evaluates this one."""
+    if isinstance(given, Mapping):
+        condition = parse(given)
+        return condition, lambda snapshot: _of_tables(
+            snapshot, lambda table: evaluate(condition, table)
+        )
+    if isinstance(given, pc.Expression):
+        return ("expression", _bytes_of(given)), lambda snapshot: _of_tables(
+            snapshot, lambda table: _expressed(given, table)
+        )
+    if isinstance(given, str | bytes) or not isinstance(
+        given, Sequence | np.ndarray | pa.Array | pa.ChunkedArray
+    ):
+        raise InvalidTypeError(
+            "filter must be a dict, an Arrow expression, a mask or a list of ids, not "
+            f"{type(given).__name__}"
+        )
+    mask = _as_mask(given)
+    if mask is not None:
+        return ("mask", mask.tobytes()), lambda snapshot: _of_mask(snapshot, mask)
+    ids = check_ids(given)
+    listed = ids.tobytes() if isinstance(ids, np.ndarray) else tuple(ids.to_pylist())
+    return ("ids", listed), lambda snapshot: _of_rows(snapshot, rows_of(snapshot, ids))
+
+
+def _bytes_of(expression: pc.Expression) -> bytes:
+    """Return an expression as Arrow serialises it; its text may be abridged."""
+    return bytes(expression.__reduce__()[1][0])
+
+
+def _as_mask(given: Any) -> Bools | None:
+    """Return a mask, if it is one."""
+    if isinstance(given, pa.Array | pa.ChunkedArray):
+        if not pa.types.is_boolean(given.type):
+            return None
+        given = given.to_numpy(zero_copy_only=False)
+    if isinstance(given, np.ndarray):
+        return np.array(given) if given.dtype == bool else None
+    if len(given) and all(isinstance(one, bool | np.bool_) for one in given):
+        return np.array(given, bool)
+    return None
+
+
+def _of_mask(snapshot: Snapshot, mask: Bools) -> list[Bools]:
+    live = snapshot.live_rows()
+    if mask.shape != live.shape:
+        raise DimensionError(
+            f"filter is a mask of shape {mask.shape}; the index has {len(live)} rows"
+        )
+    return _of_rows(snapshot, live[mask])
+
+
+def _of_rows(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> list[Bools]:
+    flags = np.zeros(int(snapshot.firsts[-1]), bool)
+    flags[rows[rows >= 0]] = True
+    return np.split(flags, snapshot.firsts[1:-1])
+
+
+def _of_tables(snapshot: Snapshot, find: Callable[[pa.Table], Bools]) -> list[Bools]:
+    """Evaluate over the metadata and ids of each segment."""
+    schema, found = schema_of(snapshot), []
+    for first, segment in zip(snapshot.firsts[:-1], snapshot.segments, strict=True):
+        table = widened(segment.table, segment.rows, schema)
+        rows = np.arange(first, first + segment.rows)
+        found.append(find(table.append_column("id", id_column(snapshot, rows))))
+    return found
+
+
+def _live_flags(snapshot: Snapshot, found: list[Bools]) -> list[Flags | None]:
+    flags: list[Flags | None] = []
+    for passing, live in zip(found, snapshot.live, strict=True):
+        own = passing.astype(np.uint8)
+        flags.append(own if live is None else own & live)
+    return flags
+
+
+def _expressed(expression: pc.Expression, table: pa.Table) -> Bools:
+    from pyarrow import dataset
+
+    try:
+        passing = dataset.dataset(table).to_table(columns={"passes": expression})
+        column = passing.column("passes")
+        if not pa.types.is_boolean(column.type):
+            raise InvalidTypeError(
+                f"filter gives {column.type}, not bool: {expression}"
+            )
+    except pa.ArrowException as error:
+        raise InvalidArgumentError(f"filter {expression}: {error}") from error
+    return _bools(column)
+
+
+def _bools(column: Any) -> Bools:
+    """Return an Arrow column of booleans; null is false."""
+    filled = pc.fill_null(column, False)
+    if isinstance(filled, pa.ChunkedArray):
+        filled = filled.combine_chunks()
+    return np.array(filled.to_numpy(zero_copy_only=False), bool)
+
+
+# ---- dicts
+
+
+def parse(given: Mapping[str, Any]) -> Condition:
+    """Return a dict as a condition: ``("$eq", "lang", "en")``, ``("$and", …)``."""
+    parts = []
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise InvalidTypeError(f"filter: a column's name must be str, not {name!r}")
+        parts.append(
+            _parse_join(name, value)
+            if name.startswith("$")
+            else _parse_column(name, value)
+        )
+    return parts[0] if len(parts) == 1 else ("$and", *parts)
+
+
+def _parse_join(operator: str, value: Any) -> Condition:
+    if operator not in JOINS:
+        raise _unknown(operator, JOINS)
+    if operator == "$not":
+        return ("$not", parse(_mapping(operator, value)))
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
+        raise InvalidTypeError(
+            f"filter: {operator} takes a list of dicts, not {value!r}"
+        )
+    return (operator, *(parse(_mapping(operator, one)) for one in value))
+
+
+def _mapping(operator: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"filter: {operator} takes dicts, not {value!r}")
+    return value
+
+
+def _parse_column(name: str, value: Any) -> Condition:
+    if not isinstance(value, Mapping):
+        return ("$eq", name, _plain(name, value))
+    parts = [_parse_operator(name, o, v) for o, v in value.items()]
+    if not parts:
+        raise InvalidArgumentError(f"filter: column {name!r} has an empty condition")
+    return parts[0] if len(parts) == 1 else ("$and", *parts)
+
+
+def _parse_operator(name: str, operator: Any, value: Any) -> Condition:
+    if operator not in OPERATORS:
+        raise _unknown(operator, OPERATORS)
+    if operator == "$not":
+        return ("$not", _parse_column(name, _mapping(operator, value)))
+    if operator in ("$in", "$nin"):
+        if isinstance(value, str | bytes | Mapping) or not isinstance(
+            value, Sequence | set | frozenset | np.ndarray
+        ):
+            raise InvalidTypeError(f"filter: {operator} takes a list, not {value!r}")
+        if len(value) > LONGEST:
+            raise InvalidArgumentError(
+                f"filter: {operator} has {len(value):,} values, more than {LONGEST:,}"
+            )
+        return (operator, name, tuple(_plain(name, one) for one in value))
+    if operator == "$exists" and not isinstance(value, bool):
+        raise InvalidTypeError(f"filter: $exists takes a bool, not {value!r}")
+    return (operator, name, _plain(name, value))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value that has a hash, as Python has it."""
+    value = value.item() if isinstance(value, np.generic) else value
+    value = value.as_py() if isinstance(value, pa.Scalar) else value
+    try:
+        hash(value)
+    except TypeError:
+        raise InvalidTypeError(
+            f"filter: column {name!r} cannot be compared with {value!r}"
+        ) from None
+    return value
+
+
+def _unknown(operator: Any, known: Sequence[str]) -> InvalidArgumentError:
+    near = difflib.get_close_matches(str(operator), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InvalidArgumentError(
+        f"filter: unknown operator {operator!r}: use {', '.join(known)}{hint}"
+    )
+
+
+def evaluate(condition: Condition, table: pa.Table) -> Bools:
+    """Return which rows of a table meet a condition.
+
+    A null meets no comparison; ``$ne``, ``$nin`` and ``$not`` are met where their
+    opposite is not, by nulls too.
+    """
+    operator, *rest = condition
+    if operator == "$and":
+        found = np.ones(len(table), bool)
+        for one in rest:
+            found &= evaluate(one, table)
+        return found
+    if operator == "$or":
+        found = np.zeros(len(table), bool)
+        for one in rest:
+            found |= evaluate(one, table)
+        return found
+    if operator == "$not":
+        return ~evaluate(rest[0], table)
+    opposite = {"$ne": "$eq", "$nin": "$in"}.get(operator)
+    if opposite:
+        return ~evaluate((opposite, *rest), table)
+    name, value = rest
+    return _compare(operator, name, value, table)
+
+
+def _compare(operator: str, name: str, value: Any, table: pa.Table) -> Bools:
+    if name not in table.column_names:
+        if operator == "$exists":
+            return np.full(len(table), not value)
+        raise InvalidArgumentError(
+            f"filter: no metadata column {name!r}: there are "
+            f"{', '.join(sorted(table.column_names))}"
+        )
+    column = table.column(name)
+    if operator == "$exists":
+        present = _bools(pc.is_valid(column))
+        return present if value else ~present
+    try:
+        if operator == "$contains":
+            return _contains(column, value)
+        if operator == "$in":
+            return _among(column, value)
+        if value is None:
+            return _bools(pc.is_null(column))
+        return _bools(COMPARISONS[operator](column, _scalar(value, column.type)))
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        raise InvalidTypeError(
+            f"filter: column {name!r} is {column.type}; {operator} {value!r} does not "
+            f"fit: {error}"
+        ) from error
+
+
+def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
+    """Return a value as Arrow; of the column's type where that loses nothing."""
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return pa.scalar(value, kind)
+    return pa.scalar(value)
+
+
+def _among(column: pa.ChunkedArray, values: tuple[Any, ...]) -> Bools:
+    known = [one for one in values if one is not None]
+    found = np.zeros(len(column), bool)
+    if known:
+        found = _bools(pc.is_in(column, pa.array(known).cast(column.type)))
+    if len(known) < len(values):
+        found |= _bools(pc.is_null(column))
+    return found
+
+
+def _contains(column: pa.ChunkedArray, value: Any) -> Bools:
+    """Tell which texts hold `value`, or which lists have it as an element."""
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _bools(pc.match_substring(column, value))
+    if not (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    ):
+        raise TypeError("only texts and lists contain something")
+    found = np.zeros(len(column), bool)
+    start = 0
+    for chunk in column.chunks:
+        parents = pc.list_parent_indices(chunk)
+        same = pc.equal(pc.list_flatten(chunk), pa.scalar(value))
+        found[start + np.asarray(parents)[_bools(same)]] = True
+        start += len(chunk)
+    return found
