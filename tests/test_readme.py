@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -21,14 +19,16 @@ def test_readme__first_two_commands_run_and_test():
     assert test.endswith("python -m pytest")
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_readme__code_runs(code, tmp_path, monkeypatch, capsys):
+def test_readme__code_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    for code in blocks("python"):  # each goes on from the one before
+        exec(compile(code, "README.md", "exec"), names)
     printed = capsys.readouterr().out
     assert "doc-0 (100, 10)" in printed
     assert "document 7" in printed
     assert "rerank" in printed
+    assert "['doc-7', 'doc-8'] 4999 [1, 2, 3, 4, 5]" in printed
 
 
 def test_readme__links_lead_somewhere():
