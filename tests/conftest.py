@@ -16,7 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import funnel.build.segment
 from funnel import FunnelIndex
+
+funnel.build.segment.SCAN_ROWS = 1_000  # small corpora have graphs too
 
 hypothesis.settings.register_profile(
     "seeded", derandomize=True, deadline=None, database=None, max_examples=40

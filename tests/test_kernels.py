@@ -618,7 +618,11 @@ def unpacked(best, count):
     ]
 
 
-def run_walk(query, codes, links, entries, ef, stop=(1, 1, 0.0, -1.0, 1), passing=()):
+LOWEST = np.int64(g.LOWEST_SCORE)
+EVER = (1, 1, 0.0, -1.0, 1, LOWEST)
+
+
+def run_walk(query, codes, links, entries, ef, stop=EVER, passing=()):
     """Walk with canaries around the scratch; return (score, node) pairs, and scored."""
     n = len(codes)
     visited = np.full(n + 64, CANARY, np.uint8)
@@ -717,7 +721,7 @@ def test_scan__equals_sorted_codes(dim, top):
     for limit in (1, 7, len(codes), len(codes) + 9):
         pool = np.full(limit + g.ROOM + 8, CANARY, np.int64)
         offset = c.code_offset(query)
-        count = g.scan(query, offset, frozen(codes), NO_FLAGS, limit, pool)
+        count = g.scan(query, offset, frozen(codes), NO_FLAGS, limit, LOWEST, pool)
         found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
         assert (pool[limit + g.ROOM :] == CANARY).all()
@@ -733,16 +737,19 @@ def test_scan__equals_sorted_codes(dim, top):
     st.sampled_from([-1.0, 0.0, 0.25, 8.0]),
     st.sampled_from([0.1, 0.5, 1.0]),
     st.sampled_from([1, 5, 40]),
+    st.sampled_from([None, 0, 3, 30]),
 )
 def test_walk__equals_the_naive_walk(
-    damaged, seed, dim, ef, connected, slack, share, wanted
+    damaged, seed, dim, ef, connected, slack, share, wanted, above
 ):
     n = size(250, 60)
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     links = drawn_links(seed, n, 6, connected=connected, damaged=damaged)
     entries = np.random.default_rng(seed).choice(n, 5, replace=False).astype(np.int32)
     top = float(np.linalg.norm(query) * np.linalg.norm(codes[entries[0]]))
-    stop = min(ef, 3), min(ef, 7), top, slack, wanted
+    scores = sorted((naive.code_score(query, code) for code in codes), reverse=True)
+    floor = LOWEST if above is None else np.int64(scores[above])
+    stop = min(ef, 3), min(ef, 7), top, slack, wanted, floor
     passing = np.random.default_rng(seed).random(n) < share if share < 1 else ()
     found, scored = run_walk(query, codes, links, entries, ef, stop, passing)
     expected, expected_scored = naive.walk(
@@ -759,19 +766,21 @@ def test_scans_and_keep_passing__equal_the_scan_of_what_passes(seed, share, limi
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     passing = np.uint8(np.random.default_rng(seed).random(n) < share)
     offset, listed = c.code_offset(query), np.flatnonzero(passing).astype(np.int32)
-    best = naive.scan_codes(query, codes[listed], limit)
-    expected = [(score, int(listed[at])) for score, at in best]
+    whole = [
+        (score, int(listed[at]))
+        for score, at in naive.scan_codes(query, codes[listed], limit)
+    ]
     pool = np.empty(n + g.ROOM, np.int64)
-    found = []
-    if share > 0:  # no flags at all mean that everything passes
-        found.append(g.scan(query, offset, frozen(codes), passing, limit, pool))
-        assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
-    found.append(g.scan_listed(query, offset, frozen(codes), listed, limit, pool))
-    assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
-    count = g.scan(query, offset, frozen(codes), NO_FLAGS, n, pool)
-    found.append(g.keep_passing(pool, count, passing, limit))
-    assert_same_scores(unpacked(pool[1:], found[-1]), expected, query, codes)
-    assert set(found) == {len(expected)}
+    count = g.scan(query, offset, frozen(codes), NO_FLAGS, n, LOWEST, pool)
+    count = g.keep_passing(pool, count, passing, limit)
+    assert_same_scores(unpacked(pool[1:], count), whole, query, codes)
+    for floor in (LOWEST, np.int64(0)):
+        expected = [pair for pair in whole if pair[0] >= floor]
+        if share > 0:  # no flags at all mean that everything passes
+            count = g.scan(query, offset, frozen(codes), passing, limit, floor, pool)
+            assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
+        count = g.scan_listed(query, offset, frozen(codes), listed, limit, floor, pool)
+        assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
 
 
 @laws
@@ -782,7 +791,9 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     links = drawn_links(seed, n, 5, connected=True)
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
     pool = np.empty(n + g.ROOM, np.int64)
-    count = g.scan(query, c.code_offset(query), frozen(codes), NO_FLAGS, n, pool)
+    count = g.scan(
+        query, c.code_offset(query), frozen(codes), NO_FLAGS, n, LOWEST, pool
+    )
     assert found == unpacked(pool[1:], count)
     assert scored == n - 1
 

@@ -27,7 +27,7 @@ from funnel.store.manifest import Segment
 from funnel.store.matrix import MatrixWriter, map_body, write_matrix
 
 Bools = npt.NDArray[np.bool_]
-SCAN_ROWS = 1_000  # below that a scan of all codes is faster than a walk
+SCAN_ROWS = 4_000  # below that a scan of all codes is faster than a walk
 
 
 class SegmentBuilder:

@@ -38,6 +38,7 @@ from funnel.kernels.segments import (
 )
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
+    LOWEST_SCORE,
     ROOM,
     best_entry,
     keep_passing,
@@ -133,6 +134,7 @@ def retrieve(
     knobs: Array,
     top: float,
     slack: float,
+    floor: np.int64,
     visited: Array,
     pool: Array,
 ) -> tuple[int, int]:
@@ -149,6 +151,8 @@ def retrieve(
         Its `code_offset`.
     top : float
         The integer score of a cosine of 1.
+    floor : int64
+        What scores less is of no use: other segments gave enough that is better.
 
     Returns
     -------
@@ -162,9 +166,9 @@ def retrieve(
     ef, count = reach(segment, knobs[EF]), segment[LISTED_COUNT]
     if count > 0 and (degree == 0 or count * LISTED_COST < ef * EXPANDED_COST):
         listed = numbers_at(segment[LISTED], count, NO_INT32)
-        return scan_listed(code, offset, codes, listed, limit, pool), count
+        return scan_listed(code, offset, codes, listed, limit, floor, pool), count
     if degree == 0:
-        return scan(code, offset, codes, passing, limit, pool), len(codes)
+        return scan(code, offset, codes, passing, limit, floor, pool), len(codes)
     place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
         code,
@@ -174,7 +178,7 @@ def retrieve(
         passing,
         (entries[place], score),
         ef,
-        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF]),
+        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF], floor),
         visited,
         next_epoch(visited),
         pool,
@@ -183,8 +187,10 @@ def retrieve(
     )
     scored += len(entries)
     size = keep_passing(pool, size, passing, limit)
-    if size < min(segment[PASSED], knobs[K]):  # what may be an answer is out of reach
-        return scan(code, offset, codes, passing, limit, pool), scored + len(codes)
+    if size < min(segment[PASSED], knobs[K]) and floor == LOWEST_SCORE:
+        # What may be an answer is out of the walk's reach.
+        size = scan(code, offset, codes, passing, limit, floor, pool)
+        scored += len(codes)
     return size, scored
 
 
@@ -214,8 +220,11 @@ def gather(
     code = np.empty(knobs[CODE_BYTES], np.int8)
     below = quantise(projected, code) * norm(projected)
     offset, m, rows, scores = code_offset(code), 0, candidates[0], candidates[1]
+    floor = np.int64(LOWEST_SCORE)
     for s in range(len(table)):
         scale = scales[CODE_UNITS + s] / below if below > 0 else 0.0
+        if m == knobs[CUT] and scale > 0:
+            floor = np.int64(np.floor(scores[:m].min() / scale))
         size, scored = retrieve(
             code,
             offset,
@@ -223,6 +232,7 @@ def gather(
             knobs,
             1 / scale if scale > 0 else 0.0,
             scales[SLACK],
+            floor,
             visited,
             pool,
         )

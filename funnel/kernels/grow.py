@@ -14,7 +14,14 @@ from funnel.kernels.codes import code_offset, score_code
 from funnel.kernels.funnel import next_epoch
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
 from funnel.kernels.types import Array
-from funnel.kernels.walk import NODE_BITS, NODE_MASK, ROOM, best_entry, walk
+from funnel.kernels.walk import (
+    LOWEST_SCORE,
+    NODE_BITS,
+    NODE_MASK,
+    ROOM,
+    best_entry,
+    walk,
+)
 
 
 @kernel
@@ -91,7 +98,7 @@ def find_links(
     degree = links.shape[1]
     pool = np.empty(ef + ROOM, np.int64)
     near, keys = np.empty((2, degree), np.int32), np.empty(degree, np.int64)
-    everything = np.empty(0, np.uint8)
+    everything, lowest = np.empty(0, np.uint8), np.int64(LOWEST_SCORE)
     entry_codes = np.empty((len(entries), codes.shape[1]), np.int8)
     for i in range(len(entries)):
         entry_codes[i] = codes[entries[i]]
@@ -106,7 +113,7 @@ def find_links(
             everything,
             (entries[place], score),
             ef,
-            (1, 1, 0.0, -1.0, 1),
+            (1, 1, 0.0, -1.0, 1, lowest),
             visited,
             next_epoch(visited),
             pool,

@@ -10,6 +10,8 @@ list of candidates, the pool, compares, moves and marks it in one word.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from funnel.kernels.codes import score_code
@@ -21,6 +23,7 @@ NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 LOWEST_SCORE = LOWEST >> NODE_BITS
+Stop: TypeAlias = tuple[int, int, float, float, int, np.int64]
 AHEAD = 8  # nodes of a list whose codes are on their way
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
@@ -97,17 +100,19 @@ def unseen_links(
 
 
 @kernel
-def horizon(pool: Array, stop: tuple[int, int, float, float, int]) -> np.int64:
+def horizon(pool: Array, at: int, stop: Stop) -> np.int64:
     """Return the lowest score that is near enough to be expanded.
 
     That is ``1 + slack`` times as far as the node of rank `rank`, as distances go that
-    fall from `top` with the score (1 − cosine).
+    fall from `top` with the score (1 − cosine); or `floor`, once the best `rank` of the
+    pool, of which the best `at` have been, are expanded.
     """
-    rank, _, top, slack, _ = stop
+    rank, _, top, slack, _, floor = stop
     if slack < 0:
-        return np.int64(LOWEST_SCORE)
+        return floor if at >= rank else np.int64(LOWEST_SCORE)
     far = (1 + slack) * (top - (pool[rank] >> NODE_BITS))
-    return np.int64(np.ceil(max(top - far, LOWEST_SCORE)))
+    lowest = np.int64(np.ceil(max(top - far, LOWEST_SCORE)))
+    return max(lowest, floor) if at >= rank else lowest
 
 
 @kernel
@@ -155,7 +160,7 @@ def walk(
     passing: Array,
     entry: tuple[int, np.int32],
     ef: int,
-    stop: tuple[int, int, float, float, int],
+    stop: Stop,
     visited: Array,
     epoch: np.uint8,
     pool: Array,
@@ -181,10 +186,11 @@ def walk(
     entry : node and its score
     ef : int
         Length of the list: HNSW's ``ef_search``.
-    stop : rank, shortlist, top, slack, wanted
+    stop : rank, shortlist, top, slack, wanted, floor
         When to end before all that are kept have been expanded: see `horizon`, or when
         so many nodes that may be answers have been. Rank and shortlist, how many are
-        wanted at least, are at most `ef`. A negative slack never ends a walk.
+        wanted at least, are at most `ef`. A negative slack never ends a walk, nor does
+        the lowest floor.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
     pool : (≥ ef + ROOM,) int64, out
@@ -209,7 +215,7 @@ def walk(
     size, at, scored, waiting, side = 1, 0, 0, 0, 0
     passed, flagged = 0, len(passing) > 0
     while True:
-        found, far = 0, horizon(pool, stop)
+        found, far = 0, horizon(pool, at, stop)
         if at < size and pool[at + 1] >> NODE_BITS >= far and passed < stop[4]:
             node = (pool[at + 1] >> 1) & NODE_MASK
             pool[at + 1] |= 1
@@ -260,6 +266,7 @@ def scan(
     codes: Array,
     passing: Array,
     limit: int,
+    floor: np.int64,
     pool: Array,
 ) -> int:
     """Score every code and keep the best `limit`: the walk of an index without a graph.
@@ -273,6 +280,8 @@ def scan(
     passing : (n,) uint8
         1 for a node that may be an answer. Empty: all may.
     limit : int
+    floor : int64
+        A lower score is of no use.
     pool : (≥ limit + ROOM,) int64, out
         The kept nodes from place 1 on, best first, as packed keys.
 
@@ -282,13 +291,13 @@ def scan(
         Nodes in `pool`.
     """
     clear(pool, limit)
-    size, flagged = 0, len(passing) > 0
+    size, flagged, lowest = 0, len(passing) > 0, floor << NODE_BITS
     for node in range(len(codes)):
         if flagged and not passing[node]:
             continue
         score = score_code(query, codes[node], offset)
         key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        if key > pool[limit]:
+        if key > max(pool[limit], lowest):
             insert(pool, size, limit, key)
             size = min(size + 1, limit)
     return size
@@ -301,6 +310,7 @@ def scan_listed(
     codes: Array,
     listed: Array,
     limit: int,
+    floor: np.int64,
     pool: Array,
 ) -> int:
     """Do as `scan` over the nodes `listed`, (m,) int32, increasing.
@@ -308,7 +318,7 @@ def scan_listed(
     Codes are asked for some nodes ahead: they do not follow each other.
     """
     clear(pool, limit)
-    size, n, width = 0, len(codes), codes.shape[1]
+    size, n, width, lowest = 0, len(codes), codes.shape[1], floor << NODE_BITS
     for i in range(len(listed)):
         ahead = listed[min(i + AHEAD, len(listed) - 1)]
         for byte in range(0, width, LINE_BYTES):
@@ -318,7 +328,7 @@ def scan_listed(
             continue
         score = score_code(query, codes[node], offset)
         key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        if key > pool[limit]:
+        if key > max(pool[limit], lowest):
             insert(pool, size, limit, key)
             size = min(size + 1, limit)
     return size

@@ -170,6 +170,8 @@ def _rebuild(document: dict[str, Any]) -> Manifest:
     for name in ("dims", "norm_dims", "tombstones"):
         out[name] = tuple(out[name])
     out["files"] = _files(out["files"])
+    if "next_id" not in out and out["id_kind"] == "row":  # of minor 0
+        out["next_id"] = out["rows"]
     out["segments"] = tuple(
         Segment(
             **{
