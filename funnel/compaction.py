@@ -1,13 +1,16 @@
-"""Make one segment of many: live rows only, a new projection, a new graph.
+"""Make one segment of many: live rows only, and a new graph.
 
-Reads one version and writes the files of the next; readers go on reading theirs.
-Called by `FunnelIndex.compact`.
+Reads one version and writes the files of a later one, which may have come to be
+meanwhile: readers go on reading, and writers write. Called by `FunnelIndex.compact`
+and by `merging.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,30 +20,140 @@ from funnel.kernels.types import Rows
 from funnel.progress import Progress
 from funnel.reading import id_column, metadata_of, slices
 from funnel.snapshot import Snapshot
-from funnel.sources import Batch
+from funnel.sources import Batch, Source
+from funnel.store.commit import DATA
 from funnel.store.ids import Ids
-from funnel.writing import Draft, options_of
+from funnel.store.manifest import Manifest, Segment
+from funnel.writing import NO_ROWS, Draft, options_of, write_segment
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was made of some segments of a version, not yet part of any.
+
+    Parameters
+    ----------
+    base : Snapshot
+        The version.
+    start : int
+        The first of the segments; the others are all that follow.
+    rows : rows, rising
+        Those of them that were live: row i of the new segment was ``rows[i]``.
+    segment : Segment or None
+        None where no row was live.
+    fitted : Manifest or None
+        What a build with a new projection gave, if there was one.
+    """
+
+    base: Snapshot
+    start: int
+    rows: Rows
+    segment: Segment | None
+    fitted: Manifest | None
+
+
+def merge(
+    base: Snapshot, folder: Path, start: int, threads: int, progress: Progress,
+    *, refit: bool = False,
+) -> Merged:  # fmt: skip
+    """Make one segment of those from `start` on; with `refit`, of all of them."""
+    m, rows = base.manifest, base.live_rows()
+    rows = rows[rows >= base.firsts[start]]
+    if not len(rows):
+        return Merged(base, start, rows, None, None)
+    options = replace(options_of(m, threads), transform=None)  # stored transformed
+    ids = _ids(base, rows)
+    if refit:
+        assert start == 0, "a projection is of all rows"
+        built = build_index(
+            folder, _batches(base, rows), len(rows), ids, options, progress
+        )
+        return Merged(base, 0, rows, built.segments[0], built)
+    segment = write_segment(
+        base,
+        folder,
+        Source(_batches(base, rows), len(rows)),
+        options,
+        lambda ingest: None if ids is None else ingest.write_ids(ids),
+        progress,
+    )
+    return Merged(base, start, rows, segment, None)
+
+
+def apply(merged: Merged, draft: Draft, progress: Progress) -> None:
+    """Put what was made in its place in a draft of the newest version.
+
+    Rows deleted since are deleted in it too; segments added since follow it, made anew
+    if the projection is another.
+
+    Raises
+    ------
+    OvertakenError
+    """
+    base, now = merged.base, draft.snapshot
+    m, count = now.manifest, len(base.segments)
+    if [s.id for s in m.segments[:count]] != [s.id for s in base.manifest.segments]:
+        raise OvertakenError
+    first, end = int(base.firsts[merged.start]), int(base.firsts[count])
+    gone = np.setdiff1d(now.deleted, base.deleted)
+    gone = gone[(gone >= first) & (gone < end)]
+    deleted = np.concatenate(
+        [
+            now.deleted[now.deleted < first],
+            first + np.searchsorted(merged.rows, gone),
+        ]
+    )
+    if merged.fitted is None:
+        late = now.deleted[now.deleted >= end] - end + first + len(merged.rows)
+        new = () if merged.segment is None else (merged.segment,)
+        segments = (*m.segments[: merged.start], *new, *m.segments[count:])
+        draft.put(replace(m, segments=segments), np.concatenate([deleted, late]))
+        return
+    draft.become(merged.fitted, m.id_kind, deleted)
+    rows = now.live_rows()
+    rows = rows[rows >= end]
+    if len(rows):
+        draft.append(_again(draft, now, rows, progress))
+
+
+def _again(draft: Draft, snapshot: Snapshot, rows: Rows, progress: Progress) -> Segment:
+    """Write rows of an earlier snapshot under the draft's projection."""
+    options = replace(options_of(draft.manifest, draft.threads), transform=None)
+    ids = id_column(snapshot, rows)
+    if snapshot.manifest.id_kind != "text":
+        ids = ids.to_numpy()
+    else:
+        ids = pa.chunked_array([ids])
+    return write_segment(
+        draft.snapshot,
+        draft.folder,
+        Source(_batches(snapshot, rows), len(rows)),
+        options,
+        lambda ingest: ingest.write_ids(ids),
+        progress,
+    )
+
+
+class OvertakenError(Exception):
+    """Somebody else has merged the same segments."""
 
 
 def compact(draft: Draft, progress: Progress) -> None:
-    """Make one segment of all live rows, in their order."""
-    snapshot, m = draft.snapshot, draft.manifest
-    rows = snapshot.live_rows()
-    if not len(rows):
-        empty = replace(m, segments=(), files={}, rows=0)
-        draft.become(empty, m.id_kind)
+    """Make one segment of all live rows, in their order, and choose a projection."""
+    if not draft.manifest.rows:
+        draft.put(replace(draft.manifest, segments=(), files={}), NO_ROWS)
         return
-    # Rows are stored transformed.
-    options = replace(options_of(m, draft.threads), transform=None)
-    built = build_index(
-        draft.folder,
-        _batches(snapshot, rows),
-        len(rows),
-        _ids(snapshot, rows),
-        options,
-        progress,
-    )
-    draft.become(built, m.id_kind)
+    merged = merge(draft.snapshot, draft.folder, 0, draft.threads, progress, refit=True)
+    apply(merged, draft, progress)
+
+
+def abandon(merged: Merged, folder: Path) -> None:
+    """Remove the files of what will not be part of any version."""
+    files = [] if merged.segment is None else list(merged.segment.files.values())
+    files += [] if merged.fitted is None else list(merged.fitted.files.values())
+    for entry in files:
+        with contextlib.suppress(OSError):
+            (folder / DATA / entry.name).unlink()
 
 
 def _ids(snapshot: Snapshot, rows: Rows) -> Ids | None:

@@ -29,6 +29,7 @@ from funnel.errors import (
 )
 from funnel.filters import selection_of
 from funnel.handle import Handle
+from funnel.merging import Merger, Writing
 from funnel.options import (
     check_habits,
     check_options,
@@ -87,12 +88,14 @@ class FunnelIndex(Handle):
         mode: str,
         durability: str = "full",
         lock_timeout: float = 10.0,
+        auto_compact: bool = True,
     ) -> None:
         super().__init__(path, manifest, mode)
         self._durability, self._lock_timeout = durability, lock_timeout
         self._writing = threading.RLock()
         self._draft: Draft | None = None
         self._uncertain = False
+        self._merger = Merger() if auto_compact else None
 
     # ---- build and open
 
@@ -227,6 +230,7 @@ class FunnelIndex(Handle):
         seed: int = 0,
         durability: str = "full",
         lock_timeout: float = 10.0,
+        auto_compact: bool = True,
     ) -> FunnelIndex:
         """Make an empty index and return it open for reading and writing.
 
@@ -243,7 +247,7 @@ class FunnelIndex(Handle):
             As in `build`.
         M, ef_construction, builder, seed
             As in `build`.
-        durability, lock_timeout
+        durability, lock_timeout, auto_compact
             As in `open`.
 
         Examples
@@ -268,7 +272,7 @@ class FunnelIndex(Handle):
         manifest = empty_manifest(options)
         with new_index(target) as folder:
             publish(folder, manifest, durability=durability)
-        return cls(target, manifest, "rw", durability, timeout)
+        return cls(target, manifest, "rw", durability, timeout, auto_compact)
 
     @classmethod
     def open(
@@ -279,6 +283,7 @@ class FunnelIndex(Handle):
         version: int | None = None,
         durability: str = "full",
         lock_timeout: float = 10.0,
+        auto_compact: bool = True,
     ) -> FunnelIndex:
         """Open an index: maps files, copies nothing, takes milliseconds.
 
@@ -295,6 +300,9 @@ class FunnelIndex(Handle):
             take the last ones, a killed process none.
         lock_timeout : float
             Seconds that a change waits for another writer.
+        auto_compact : bool
+            Merge small segments after changes, in a thread: past some 4,000 rows they
+            get a graph, and all is made anew when it has tripled or a fifth is deleted.
 
         Raises
         ------
@@ -307,7 +315,8 @@ class FunnelIndex(Handle):
         check_choice("durability", durability, DURABILITIES)
         timeout = check_share("lock_timeout", lock_timeout)
         if version is None:
-            return cls(folder, newest_manifest(folder), mode, durability, timeout)
+            manifest = newest_manifest(folder)
+            return cls(folder, manifest, mode, durability, timeout, auto_compact)
         if mode != "r":
             raise InvalidArgumentError("an older version is opened for reading only")
         manifest = manifest_of(folder, check_whole("version", version))
@@ -570,6 +579,17 @@ class FunnelIndex(Handle):
         self._show(manifest)
         if manifest.version % COLLECT_EVERY == 0:
             collect(self.path, KEPT_VERSIONS)
+        if self._merger is not None:
+            self._merger.look(Writing(self.path, self._snapshot, self._changing))
+
+    def close(self) -> None:
+        """Let go of the files; a second call does nothing.
+
+        What is being merged is given up.
+        """
+        if self._merger is not None:
+            self._merger.close()
+        super().close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by path: the copy is another handle, open for reading."""

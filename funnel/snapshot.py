@@ -19,6 +19,7 @@ import numpy.typing as npt
 from funnel.errors import CorruptIndexError
 from funnel.kernels.codes import code_width, rows_as_codes
 from funnel.kernels.types import Array, Floats, Rows
+from funnel.projection import Projection
 from funnel.selection import Flags, Selection, select
 from funnel.store.commit import DATA
 from funnel.store.manifest import Manifest, Segment
@@ -96,6 +97,14 @@ class Snapshot:
                 flags[i] = np.ones(segment.rows, np.uint8)
                 flags[i][gone] = 0  # type: ignore[index]
         return flags
+
+    def projection(self) -> Projection:
+        """Return what the codes and graphs of all segments are dims of."""
+        m = self.manifest
+        return Projection(
+            m.projection, m.graph_dim, m.code_dim, self.axes, m.code_rows, {}, {},
+            "auto", 0,
+        )  # fmt: skip
 
     def is_live(self, row: int) -> bool:
         """Tell whether a row is not deleted."""

@@ -11,10 +11,9 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +28,6 @@ from funnel.errors import (
 )
 from funnel.kernels.types import Rows
 from funnel.progress import Progress
-from funnel.projection import Projection
 from funnel.reading import merged_schema, replaced, rows_of, schema_of, widened
 from funnel.snapshot import Snapshot
 from funnel.sources import Source
@@ -41,6 +39,9 @@ from funnel.store.tables import TableWriter
 from funnel.version import __version__
 
 KIND_NAMES = {"row": "numbers of its own", "int64": "int ids", "text": "str ids"}
+
+
+NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 class Draft:
@@ -58,7 +59,6 @@ class Draft:
     def __init__(self, base: Snapshot, folder: Path, threads: int) -> None:
         self.folder, self.base, self.threads = folder, base, threads
         self.snapshot, self.manifest = base, base.manifest
-        self._axes: Any = base.axes
 
     @property
     def changed(self) -> bool:
@@ -85,22 +85,21 @@ class Draft:
         batches = itertools.chain([first], source.batches)
         if not self.manifest.segments:
             return self._add_first(Source(batches, source.rows), ids, options, progress)
-        name = fresh_name()
-        ingest = Ingest(self.folder / DATA, name, options, self.snapshot.blocks)
-        try:
-            ingest.write_rows(batches, source.rows, progress)
+        first_id, replaced = 0, np.empty(0, np.int64)
+
+        def write_ids(ingest: Ingest) -> None:
+            nonlocal first_id, replaced
             named = ingest.kept_ids(ids)
             first_id = self._write_ids(ingest, named, upsert)
             merged_schema(schema_of(self.snapshot), ingest.schema)
-            replaced = np.empty(0, np.int64)
             if named is not None:
                 replaced = self._present(named, upsert)
-            segment = SegmentBuilder(ingest, self._projection(), progress).write(name)
-        except BaseException:
-            ingest.abandon()
-            raise
-        self._append(replace(segment, first_id=first_id), replaced)
-        return ingest.rows
+
+        source = Source(batches, source.rows)
+        segment = write_segment(self.snapshot, self.folder, source, options, write_ids,
+                                progress)  # fmt: skip
+        self.append(replace(segment, first_id=first_id), replaced)
+        return segment.rows
 
     def _add_first(
         self, source: Source, ids: Ids | None, options: Options, progress: Progress
@@ -109,7 +108,7 @@ class Draft:
         built = build_index(
             self.folder, source.batches, source.rows, ids, options, progress
         )
-        self.become(built, built.id_kind)
+        self.become(built, built.id_kind, NO_ROWS)
         return built.rows
 
     def _write_ids(self, ingest: Ingest, ids: Ids | None, upsert: bool) -> int:
@@ -148,7 +147,7 @@ class Draft:
     def delete(self, rows: Rows) -> int:
         """Delete live rows; return how many."""
         if len(rows):
-            self._advance(self.manifest, np.union1d(self.snapshot.deleted, rows))
+            self.put(self.manifest, np.union1d(self.snapshot.deleted, rows))
         return len(rows)
 
     def update_metadata(self, rows: Rows, table: pa.Table) -> int:
@@ -170,7 +169,7 @@ class Draft:
             self._remove(written)
             raise
         manifest = replace(self.manifest, segments=tuple(segments))
-        self._advance(manifest, self.snapshot.deleted)
+        self.put(manifest, self.snapshot.deleted)
         return len(rows)
 
     def _with_metadata(self, segment: Segment, table: pa.Table) -> Segment:
@@ -183,33 +182,21 @@ class Draft:
 
     # ---- what becomes of the manifest
 
-    def _projection(self) -> Projection:
-        """Return what all segments of the index are dims of."""
-        m = self.manifest
-        return Projection(
-            m.projection, m.graph_dim, m.code_dim, self._axes, m.code_rows, {}, {},
-            "auto", 0,
-        )  # fmt: skip
+    def append(self, segment: Segment, replaced: Rows = NO_ROWS) -> None:
+        """Add a segment behind the others; the rows that it replaces are gone."""
+        segments = (*self.manifest.segments, segment)
+        deleted = np.union1d(self.snapshot.deleted, replaced)
+        self.put(replace(self.manifest, segments=segments), deleted)
 
-    def _append(self, segment: Segment, replaced: Rows) -> None:
-        manifest = replace(
-            self.manifest,
-            segments=(*self.manifest.segments, segment),
-            rows=self.manifest.rows + segment.rows,
-        )
-        self._advance(manifest, np.union1d(self.snapshot.deleted, replaced))
-
-    def become(self, built: Manifest, id_kind: str) -> None:
+    def become(self, built: Manifest, id_kind: str, deleted: Rows) -> None:
         """Take over what a build made of all rows."""
         m = self.manifest
-        kept = {
-            name: getattr(m, name)
-            for name in ("uuid", "version", "parent", "transform", "settings", "plan")
-        }
+        names = ("uuid", "version", "parent", "transform", "settings", "plan")
+        kept = {name: getattr(m, name) for name in names}
         kept["next_id"] = max(m.next_id, built.next_id)
-        self._advance(replace(built, id_kind=id_kind, **kept), np.empty(0, np.int64))
+        self.put(replace(built, id_kind=id_kind, **kept), deleted)
 
-    def _advance(self, manifest: Manifest, deleted: Rows) -> None:
+    def put(self, manifest: Manifest, deleted: Rows) -> None:
         """Go on with another manifest: what is done next finds what was done."""
         rows = sum(s.rows for s in manifest.segments) - len(deleted)
         files = {role: f for role, f in manifest.files.items() if role != "deleted"}
@@ -218,7 +205,6 @@ class Draft:
         self.snapshot = Snapshot(
             self.folder, self.manifest, self.base.threads, known, deleted
         )
-        self._axes = self.snapshot.axes
 
     def finish(self) -> Manifest:
         """Write what is left to write; return the manifest, to be published."""
@@ -246,6 +232,26 @@ class Draft:
         for entry in entries:
             with contextlib.suppress(OSError):
                 (self.folder / DATA / entry.name).unlink()
+
+
+def write_segment(
+    snapshot: Snapshot,
+    folder: Path,
+    source: Source,
+    options: Options,
+    write_ids: Callable[[Ingest], object],
+    progress: Progress,
+) -> Segment:
+    """Write the files of a segment under the projection of a snapshot."""
+    name = fresh_name()
+    ingest = Ingest(folder / DATA, name, options, snapshot.blocks)
+    try:
+        ingest.write_rows(source.batches, source.rows, progress)
+        write_ids(ingest)
+        return SegmentBuilder(ingest, snapshot.projection(), progress).write(name)
+    except BaseException:
+        ingest.abandon()
+        raise
 
 
 def empty_manifest(options: Options) -> Manifest:

@@ -37,6 +37,7 @@ LAYERS = (
     ("options",),
     ("writing",),
     ("compaction",),
+    ("merging",),
     ("adapt",),
     ("handle",),
     ("index",),

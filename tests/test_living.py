@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 import funnel.build.segment
+import funnel.merging
 from funnel import FunnelIndex
 from funnel.errors import (
     DimensionError,
@@ -174,7 +175,13 @@ class Living(RuleBasedStateMachine):
             assert set(index.to_arrow().column("id").to_pylist()) == self.old[version]
 
     @rule()
+    def wait(self) -> None:
+        self.index._merger.wait()
+        self.remember()
+
+    @rule()
     def verify(self) -> None:
+        self.index._merger.wait()
         self.index.verify()
 
     @invariant()
@@ -214,13 +221,16 @@ class Living(RuleBasedStateMachine):
         assert missing not in self.index
 
 
-@pytest.mark.parametrize("graphs", [False, True], ids=["scanned", "walked"])
+@pytest.mark.parametrize("way", ["scanned", "walked", "merged"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_living__equals_a_dict(
-    kind: str, graphs: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if graphs:
+    if way != "scanned":
         monkeypatch.setattr(funnel.build.segment, "SCAN_ROWS", 8)
+    if way == "merged":
+        monkeypatch.setattr(funnel.merging, "SCANNED_NODES", 8)
+        monkeypatch.setattr(funnel.merging, "SCANNED_SEGMENTS", 2)
     machine = type("Machine", (Living,), {"kind": kind})
     run_state_machine_as_test(
         machine,
@@ -450,3 +460,64 @@ def test_arrow__streams_one_version(index: FunnelIndex) -> None:
     index.delete(list(range(40)))
     assert reader.read_all().num_rows == 50
     assert index.to_arrow().num_rows == 10
+
+
+# ---- merging
+
+
+def test_merging__gives_added_rows_a_graph_while_they_are_searched(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnel.build.segment, "SCAN_ROWS", 60)
+    monkeypatch.setattr(funnel.merging, "SCANNED_NODES", 60)
+    with FunnelIndex.create(path, DIM, M=4, ef_construction=20) as index:
+        for start in range(0, 400, 10):
+            index.add(POOL[start : start + 10])
+            found = index.search(POOL[start], k=1)
+            assert found.ids.tolist() == [start]
+        index._merger.wait()
+        segments = index._manifest.segments
+        assert segments[0].graph
+        assert len(segments) < 8
+        assert sum(s.nodes for s in segments if not s.graph) < 60
+        assert sorted(index.to_arrow().column("id").to_pylist()) == list(range(400))
+
+
+def test_merging__keeps_what_changed_meanwhile(
+    index: FunnelIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between a merge and its commit, rows of it are deleted, replaced and added."""
+    from funnel.compaction import apply, merge
+    from funnel.progress import Progress
+
+    for refit, start in ((False, 1), (False, 0), (True, 0)):
+        index.add(POOL[60:70])
+        index.add(POOL[70:80])
+        base, none = index._snapshot(), Progress()
+        merged = merge(base, index.path, start, 1, none, refit=refit)
+        ids = index.to_arrow().column("id").to_pylist()
+        index.delete([ids[2], ids[-3]])
+        index.upsert(POOL[90:91], ids=[ids[-1]])
+        index.add(POOL[91:92])
+        expected = index.to_arrow(vectors=True).sort_by("id")
+        with index._changing() as draft:
+            apply(merged, draft, none)
+        assert index.to_arrow(vectors=True).sort_by("id") == expected
+        index.verify()
+        query = POOL[90] + POOL[91]
+        best = index.search(query, k=2, mode="exact")
+        np.testing.assert_array_equal(index.search(query, k=2).ids, best.ids)
+
+
+def test_merging__is_given_up_when_the_handle_is_closed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnel.merging, "SCANNED_SEGMENTS", 2)
+    index = FunnelIndex.create(path, DIM)
+    for i in range(6):
+        index.add(POOL[i : i + 1])
+    index.close()
+    with FunnelIndex.open(path) as again:
+        assert len(again) == 6
+        again.verify()
+    assert not [t for t in threading.enumerate() if t.name == "funnel-merge"]

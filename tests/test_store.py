@@ -764,7 +764,7 @@ import numpy as np
 from funnel import FunnelIndex
 
 folder, step = sys.argv[1:]
-x = np.random.default_rng(0).standard_normal((1500, 32)).astype("f4")
+x = np.random.default_rng(0).standard_normal((5000, 32)).astype("f4")
 
 def stop(name, done, total):
     if name == step:
@@ -772,7 +772,7 @@ def stop(name, done, total):
 
 FunnelIndex.build(
     x, path=folder + "/x", projection="prefix", threads=1, builder="faiss",
-    overwrite=True, ids=list(range(1500)), progress=stop,
+    overwrite=True, ids=list(range(5000)), progress=stop,
 )
 """
 

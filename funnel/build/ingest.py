@@ -187,7 +187,7 @@ class Ingest:
     def abandon(self) -> None:
         """Close what is open, and remove what was written."""
         for matrix in self._writers:
-            matrix.abandon()
+            matrix.close()
         self._metadata.abandon()
         self._text_ids.abandon()
         for path in self._folder.glob(f"{self._name}.*"):

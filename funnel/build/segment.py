@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ class SegmentBuilder:
         codes = MatrixWriter(at.path("codes"), "code", code_width(code_dim), "int8")
         code_unit = c.code_unit(at.sample)
         loose = np.zeros(len(owners), np.bool_)
-        with self._progress.step("coding", at.rows) as advance:
+        with (
+            closing(norms), closing(codes),
+            self._progress.step("coding", at.rows) as advance,
+        ):  # fmt: skip
             for start, stop in c.chunks(at.rows):
                 raw = c.raw(np.arange(start, stop))
                 norms.append(c.norms(raw, norm_dims))
@@ -92,11 +96,11 @@ class SegmentBuilder:
                 short = c.of(raw, code_dim)[owned[~loose[low:high]]]
                 codes.append(quantise_rows(short, code_unit, codes.width))
                 advance(stop - start)
-        at.files["norms"] = norms.finish()
-        if codes.rows:
-            at.files["codes"] = codes.finish()
-        else:
-            codes.abandon()
+            at.files["norms"] = norms.finish()
+            if codes.rows:
+                at.files["codes"] = codes.finish()
+            else:
+                codes.path.unlink()
         return code_unit, loose
 
     def _write_nodes(self, first: Rows, node_rows: Rows, loose: Rows) -> None:

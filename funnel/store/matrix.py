@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,7 @@ class MatrixWriter:
         """Write (b, width) more rows."""
         piece = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1, self.width)
         view = memoryview(piece.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        while len(view):  # a raw file may take less than it is given
-            view = view[self._file.write(view) :]
+        self._write(view)
         self.rows += len(piece)
 
     def flushed(self) -> npt.NDArray[Any]:
@@ -154,9 +154,9 @@ class MatrixWriter:
                 f"{self.path}: this pyarrow frames a batch with "
                 f"{len(framing.before)} bytes where {BODY_OFFSET} are expected"
             )
-        self._file.write(framing.after)
+        self._write(framing.after)
         self._file.seek(0)
-        self._file.write(framing.before)
+        self._write(framing.before)
         size = os.fstat(self._file.fileno()).st_size
         self._file.close()
         return FileEntry(
@@ -175,9 +175,15 @@ class MatrixWriter:
         )
         return pa.FixedSizeListArray.from_arrays(values, self.width)
 
-    def abandon(self) -> None:
-        """Close the file without finishing it."""
+    def close(self) -> None:
+        """Close the file, finished or not."""
         self._file.close()
+
+    def _write(self, piece: memoryview | bytearray) -> None:
+        """Write all of it: a raw file may take less than it is given."""
+        view = memoryview(piece)
+        while len(view):
+            view = view[self._file.write(view) :]
 
 
 def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
@@ -201,6 +207,6 @@ def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
 def write_matrix(path: Path, column: str, array: npt.NDArray[Any]) -> FileEntry:
     """Write a 2-D array (or a 1-D one as one column) as a matrix file."""
     rows = array if array.ndim == 2 else array[:, None]
-    writer = MatrixWriter(path, column, rows.shape[1], rows.dtype.name)
-    writer.append(rows)
-    return writer.finish()
+    with closing(MatrixWriter(path, column, rows.shape[1], rows.dtype.name)) as writer:
+        writer.append(rows)
+        return writer.finish()
