@@ -40,7 +40,7 @@ OUR_RUNS = {
 }
 SINGLES_S = 0.06  # of single calls a point and round
 REPEATED_US = 2e6
-SLOWEST_US = 20_000.0  # a point beyond is skipped, and its curve ends
+SLOWEST_US = 5_000.0  # a point beyond is skipped, and its curve ends
 DOMINATED = 0.6  # a point is left out if another is as exact in less of its time
 LEAST_RECALL = 0.7
 REST_S = 0.005  # threads of the other side may still spin
