@@ -15,9 +15,12 @@ MARGIN = 1.5  # a sample is sparser than the corpus, and 256 probes are few
 MODES = ("funnel", "rerank", "prefix_ann", "prefix", "exact")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """How to search: what was asked, with every default filled in.
+
+    Equal only to itself: a snapshot remembers plans by what was asked, and finds what
+    belongs to one in no time.
 
     Parameters
     ----------

@@ -60,7 +60,8 @@ def search(
 
     Queries that the projection says nothing of are scanned exactly.
     """
-    if selection.rows < plan.k:
+    few = selection.rows < plan.k
+    if few:
         plan = replace(plan, k=selection.rows)
     if plan.k == 0:
         nothing = np.empty((len(queries), 0))
@@ -69,7 +70,9 @@ def search(
     if plan.mode in ("exact", "prefix"):
         return scan(snapshot, queries, plan, selection)
     q = len(queries)
-    layout: Layout = snapshot.remember(lay_out, plan)
+    layout: Layout = (
+        lay_out(snapshot.manifest, plan) if few else snapshot.remember(lay_out, plan)
+    )
     rows = np.empty((q, plan.k), np.int64)
     scores = np.empty((q, plan.k), np.float32)
 

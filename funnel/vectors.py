@@ -20,13 +20,14 @@ from funnel.errors import (
     ZeroVectorError,
 )
 from funnel.kernels.query import layer_norm_rows
-from funnel.kernels.rows import squared_norms
+from funnel.kernels.rows import first_outside, squared_norms
 from funnel.kernels.types import HUGE, TINY, Floats, Rows
 
 TRANSFORMS = ("layer_norm",)
 METRICS = ("cosine", "ip")
 DTYPES = ("float32", "float16")
 SHOWN_ROWS = 5
+LEAST, MOST = np.float64(TINY) ** 2, np.float64(HUGE) ** 2  # of squared norms
 
 
 def as_array(data: Any, name: str) -> npt.NDArray[Any]:
@@ -149,11 +150,13 @@ def check_queries(
             " (pass full embeddings: the index truncates them itself)"
         )
     rows = apply_transform(to_float32(array), transform)
-    bad = bad_rows(rows, zero_is_bad=metric == "cosine")
-    if len(bad):
+    if not rows.flags.writeable:  # Numba compiles anew for a read-only array
+        rows = rows.copy()
+    least = LEAST if metric == "cosine" else np.float64(0)
+    if first_outside(rows, least, MOST) >= 0:
+        bad = bad_rows(rows, zero_is_bad=metric == "cosine")
         raise_bad_rows(rows, bad, "queries", "float32")
-    # Numba compiles anew for a read-only array: hand it one kind only.
-    return (rows if rows.flags.writeable else rows.copy()), single
+    return rows, single
 
 
 def bad_rows(rows: Floats, *, zero_is_bad: bool) -> Rows:
@@ -165,9 +168,9 @@ def bad_rows(rows: Floats, *, zero_is_bad: bool) -> Rows:
     """
     squares = np.empty(len(rows))
     squared_norms(rows, squares)
-    bad = ~(squares <= np.float64(HUGE) ** 2)
+    bad = ~(squares <= MOST)
     if zero_is_bad:
-        bad |= squares < np.float64(TINY) ** 2
+        bad |= squares < LEAST
     return np.flatnonzero(bad)
 
 

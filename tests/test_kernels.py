@@ -319,6 +319,16 @@ def test_prefix_norms__equal_naive(dim, dtype):
 # ---- inner products
 
 
+def test_first_outside__is_the_first_bad_row():
+    rows = drawn(0, 6, 31)
+    assert w.first_outside(rows, 1e-3, 1e9) == -1
+    for at, value in ((4, np.nan), (3, np.inf), (2, -np.inf), (1, 0)):
+        rows[at] = 0
+        rows[at, 7] = value
+        assert w.first_outside(rows, 1e-3, 1e9) == at
+    assert w.first_outside(rows, 0.0, 1e9) == 2
+
+
 @pytest.mark.parametrize("writeable", [True, False], ids=["mutable", "read-only"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dim", DIMS)

@@ -31,6 +31,16 @@ def squared_norms(rows: Array, squares: Array) -> None:
 
 
 @kernel
+def first_outside(rows: Array, low: np.float64, high: np.float64) -> int:
+    """Return the first row whose squared norm is not in [low, high], or −1."""
+    for i in range(len(rows)):
+        total = square(rows[i])
+        if not (low <= total <= high):
+            return i
+    return -1
+
+
+@kernel
 def prefix_norms(rows: Array, dims: Array, norms: Array) -> None:
     """Write the norm of every prefix of every row.
 
