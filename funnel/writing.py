@@ -108,6 +108,11 @@ class Draft:
         built = build_index(
             self.folder, source.batches, source.rows, ids, options, progress
         )
+        next_id = self.manifest.next_id
+        if built.id_kind == "row" and next_id:  # of rows that are all gone
+            (segment,) = built.segments
+            numbered = (replace(segment, first_id=next_id),)
+            built = replace(built, segments=numbered, next_id=next_id + built.rows)
         self.become(built, built.id_kind, NO_ROWS)
         return built.rows
 

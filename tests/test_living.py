@@ -6,6 +6,7 @@ and garbage.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ DIM = 24
 POOL = conftest.turned_rows(400, DIM, 7, rank=16)
 QUERIES = conftest.near_rows(POOL, 3, 8)
 CLOSE = 4e-6
+GOLDEN = Path(__file__).parent / "golden"
 KINDS = ("row", "int64", "text")
 
 
@@ -521,3 +523,65 @@ def test_merging__is_given_up_when_the_handle_is_closed(
         assert len(again) == 6
         again.verify()
     assert not [t for t in threading.enumerate() if t.name == "funnel-merge"]
+
+
+# ---- the format
+
+
+def features(index: FunnelIndex) -> list[str]:
+    raw = (index.path / "manifest" / f"{index.versions()[-1]:020d}.fm").read_bytes()
+    document = json.loads(raw.partition(b"\n")[2])
+    return list(document["format"]["reader_features"])
+
+
+def test_manifest__names_what_an_older_reader_would_get_wrong(
+    index: FunnelIndex,
+) -> None:
+    assert features(index) == []
+    index.add(POOL[50:60])
+    assert features(index) == ["segments", "numbered"]
+    index.delete([3])
+    assert features(index) == ["segments", "deleted", "numbered"]
+    index.compact()
+    assert features(index) == ["numbered"]
+    index.delete(list(range(60)))
+    index.compact()
+    assert features(index) == ["segments"]
+    assert index.search(QUERIES).ids.shape == (3, 0)
+    index.add(POOL[:5])
+    assert index.search(POOL[2], k=1).ids.tolist() == [62]
+
+
+@pytest.mark.parametrize("version", sorted(GOLDEN.glob("v*")), ids=lambda p: p.name)
+def test_golden__indexes_of_old_versions_can_be_changed(
+    version: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "old"
+    shutil.copytree(version / "index", path)
+    with FunnelIndex.open(path, "rw") as index:
+        before = index.to_arrow(vectors=True)
+        ids = before.column("id").to_pylist()
+        rows = index.vectors()[:2].astype(np.float32)
+        new = ["new-1", "new-2"] if isinstance(ids[0], str) else [10**6, 10**6 + 1]
+        index.add(rows + 0.1, ids=new)
+        index.delete(ids[:1])
+        assert index.to_arrow().column("id").to_pylist() == [*ids[1:], *new]
+        index.compact()
+        index.verify()
+        assert index.get(ids[1:], vectors=True) == before.slice(1)
+
+
+@pytest.mark.parametrize("rows", [[-1, 4], [4, 10**9], [50, 2], [2**62, -(2**62)]])
+def test_deleted__that_is_damaged_is_never_a_crash(
+    index: FunnelIndex, rows: list[int]
+) -> None:
+    index.delete([3, 7])
+    (file,) = (index.path / "data").glob("*.deleted.arrow")
+    with file.open("r+b") as damaged:
+        damaged.seek(4096)
+        damaged.write(np.array(rows, np.int64).tobytes())
+    with FunnelIndex.open(index.path) as again:
+        again.search(QUERIES, k=60)
+        again.search(QUERIES, k=60, mode="exact")
+        with pytest.raises(FunnelError, match="deleted"):
+            again.verify()
