@@ -187,7 +187,7 @@ class Handle:
         ids = snapshot.ids(rows)
         if single:
             ids, scores = ids[0], scores[0]
-        return Hits(ids, scores, cost if trace else None)
+        return Hits(ids, scores, cost if trace else None, m.version)
 
     def similar(self, identifier: Any, k: int = 10, **how: Any) -> Hits:
         """Return the `k` rows that are most like a stored one, without that one.
@@ -210,7 +210,7 @@ class Handle:
         hits = self.search(stored, check_whole("k", k) + 1, **how)
         others = np.array([one != identifier for one in hits.ids.tolist()], bool)
         others[k:] &= not others[:k].all()
-        return Hits(hits.ids[others], hits.scores[others], hits.trace)
+        return Hits(hits.ids[others], hits.scores[others], hits.trace, hits.version)
 
     def warmup(self) -> float:
         """Compile, or load from the cache, all that a search needs; return seconds."""

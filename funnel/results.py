@@ -93,11 +93,14 @@ class Hits:
         Higher is better.
     trace : Trace or None
         What the search cost, where ``trace=True`` was asked.
+    version : int
+        Of the index, that was searched.
     """
 
     ids: npt.NDArray[Any]
     scores: npt.NDArray[np.float32]
     trace: Trace | None = None
+    version: int = 0
 
     @property
     def counts(self) -> Any:

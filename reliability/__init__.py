@@ -1,0 +1,1 @@
+"""Crash tests: `python -m reliability.kill` and `.powerloss`; `funnel` imports none."""

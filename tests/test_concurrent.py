@@ -1,0 +1,50 @@
+"""Readers beside a writer: every answer is right for its version; nothing leaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from funnel.kernels.jit import COMPILED
+from reliability.concurrent import Answer, History, is_right, run, vector
+
+
+@pytest.mark.skipif(not COMPILED, reason="an oracle a version takes too long")
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+def test_readers__are_right_while_an_index_changes(
+    processes: bool, tmp_path: Path
+) -> None:
+    found = run(tmp_path, 4.0, 4 if not processes else 2, processes=processes)
+    assert found["wrong"] == 0
+    assert found["answers"] > 20
+    assert found["versions_read"] > 3
+    assert found["left_descriptors"] == 0
+    assert found["left_maps"] == 0
+
+
+def test_is_right__notices_what_is_wrong() -> None:
+    state = {i: i for i in range(50)}
+    query = vector(7)
+    scores = [float(vector(i) @ query) for i in range(50)]
+    lengths = [float((vector(i) @ vector(i)) ** 0.5) for i in range(50)]
+    cosines = [s / n / lengths[7] for s, n in zip(scores, lengths, strict=True)]
+    order = sorted(range(50), key=lambda i: -cosines[i])[:5]
+    right = Answer(7, 1, order, [cosines[i] for i in order])
+    assert is_right(right, state)
+    assert not is_right(replace(right, ids=[*order[:4], 49]), state)
+    assert not is_right(replace(right, ids=order[:4]), state)
+    assert not is_right(right, state | {order[2]: 400})
+    gone = dict(state)
+    del gone[order[0]]
+    assert not is_right(right, gone)
+
+
+def test_history__gives_the_states_on_both_sides() -> None:
+    history = History()
+    for version, state in ((1, {0: 0}), (3, {1: 1}), (6, {2: 2})):
+        history.add(version, state)
+    assert history.around(3) == [{0: 0}, {1: 1}]
+    assert history.around(4) == [{1: 1}, {2: 2}]
+    assert history.around(9) == [{2: 2}]
