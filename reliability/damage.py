@@ -1,0 +1,279 @@
+"""Damage files at random and see: a crash, a wrong answer, an error, or no matter.
+
+``python -m reliability.damage [--trials N] [--systems funnel,hnswlib,…] [--out FILE]``.
+Each trial copies a small index, damages one of its files, and opens and searches it in
+a process of its own; for funnel once more after ``verify("full")``. The same for other
+libraries' files, where they are installed. What is printed is a row a system and kind
+of damage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+ROWS, DIM, K = 5_000, 32, 10
+PAGE_BYTES = 4096
+LIMIT_S = 20
+RIGHT, ERROR, WRONG, OTHER = 0, 10, 11, 12
+OUTCOMES = {RIGHT: "right", ERROR: "error", WRONG: "wrong", OTHER: "other error"}
+
+
+# ---- kinds of damage
+
+
+def flip_bits(data: bytearray, rng: np.random.Generator) -> None:
+    """Flip one bit."""
+    data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+
+
+def flip_early(data: bytearray, rng: np.random.Generator) -> None:
+    """Flip one bit of the first 4 KiB: headers are there."""
+    data[int(rng.integers(min(len(data), PAGE_BYTES)))] ^= 1 << int(rng.integers(8))
+
+
+def zero_page(data: bytearray, rng: np.random.Generator) -> None:
+    """Fill a page with zeros."""
+    start = int(rng.integers(-(-len(data) // PAGE_BYTES))) * PAGE_BYTES
+    stop = min(len(data), start + PAGE_BYTES)
+    data[start:stop] = bytes(stop - start)
+
+
+def random_page(data: bytearray, rng: np.random.Generator) -> None:
+    """Fill a page with random bytes."""
+    start = int(rng.integers(-(-len(data) // PAGE_BYTES))) * PAGE_BYTES
+    stop = min(len(data), start + PAGE_BYTES)
+    data[start:stop] = rng.bytes(stop - start)
+
+
+def cut_short(data: bytearray, rng: np.random.Generator) -> None:
+    """Cut the file short."""
+    del data[int(rng.integers(len(data))) :]
+
+
+DAMAGE: dict[str, Callable[[bytearray, np.random.Generator], None]] = {
+    "one bit": flip_bits,
+    "one bit of the first page": flip_early,
+    "zeroed page": zero_page,
+    "random page": random_page,
+    "cut short": cut_short,
+}
+
+
+# ---- systems
+
+
+class Stored(Protocol):
+    """A library that saves an index below a folder and answers from it."""
+
+    def build(self, vectors: np.ndarray, folder: Path) -> None:
+        """Save an index."""
+
+    def answer(self, folder: Path, queries: np.ndarray) -> Any:
+        """Open it and search; raises what the library raises."""
+
+
+class Funnel:
+    """Ours, with rows added and deleted: two segments; verified first, or not."""
+
+    def __init__(self, *, verified: bool) -> None:
+        self.verified = verified
+
+    def build(self, vectors: np.ndarray, folder: Path) -> None:
+        """Build over most rows, add the rest, delete some."""
+        from funnel import FunnelIndex
+
+        most = len(vectors) * 9 // 10
+        names = [f"row {i}" for i in range(len(vectors))]
+        with FunnelIndex.build(
+            vectors[:most], ids=names[:most], path=folder / "index", threads=1,
+            metadata={"n": range(most)}, projection="pca",
+        ) as index:  # fmt: skip
+            index.add(vectors[most:], ids=names[most:])
+            index.delete(names[::50])
+
+    def answer(self, folder: Path, queries: np.ndarray) -> Any:
+        """Search, and read rows with their metadata."""
+        from funnel import FunnelIndex
+
+        with FunnelIndex.open(folder / "index") as index:
+            if self.verified:
+                index.verify("full")
+            hits = index.search(queries, K, threads=1)
+            rows = index.get(hits.ids[0].tolist(), vectors=True)
+            return hits.ids.tolist(), hits.scores.tolist(), rows.to_pylist()
+
+
+class Hnswlib:
+    """hnswlib's own file."""
+
+    def build(self, vectors: np.ndarray, folder: Path) -> None:
+        """Build with its defaults."""
+        import hnswlib
+
+        index = hnswlib.Index("ip", DIM)
+        index.init_index(len(vectors), random_seed=1)
+        index.add_items(vectors, num_threads=1)
+        index.save_index(str(folder / "index"))
+
+    def answer(self, folder: Path, queries: np.ndarray) -> Any:
+        """Load and search."""
+        import hnswlib
+
+        index = hnswlib.Index("ip", DIM)
+        index.load_index(str(folder / "index"))
+        index.set_ef(50)
+        return [part.tolist() for part in index.knn_query(queries, K, num_threads=1)]
+
+
+class Usearch:
+    """usearch's own file."""
+
+    def build(self, vectors: np.ndarray, folder: Path) -> None:
+        """Build with its defaults."""
+        from usearch.index import Index
+
+        index = Index(ndim=DIM, metric="ip", dtype="f32")
+        index.add(np.arange(len(vectors)), vectors, threads=1)
+        index.save(str(folder / "index"))
+
+    def answer(self, folder: Path, queries: np.ndarray) -> Any:
+        """Load and search."""
+        from usearch.index import Index
+
+        found = Index.restore(str(folder / "index")).search(queries, K, threads=1)
+        return found.keys.tolist(), found.distances.tolist()
+
+
+class Faiss:
+    """faiss's HNSW, as it writes an index."""
+
+    def build(self, vectors: np.ndarray, folder: Path) -> None:
+        """Build with its defaults."""
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
+        index.add(vectors)
+        faiss.write_index(index, str(folder / "index"))
+
+    def answer(self, folder: Path, queries: np.ndarray) -> Any:
+        """Read and search."""
+        import faiss
+
+        faiss.omp_set_num_threads(1)
+        index = faiss.read_index(str(folder / "index"))
+        return [part.tolist() for part in index.search(queries, K)]
+
+
+SYSTEMS: dict[str, Callable[[], Stored]] = {
+    "funnel": lambda: Funnel(verified=False),
+    "funnel-verified": lambda: Funnel(verified=True),
+    "hnswlib": Hnswlib,
+    "usearch": Usearch,
+    "faiss": Faiss,
+}
+
+
+# ---- trials
+
+
+def outcome(system: Stored, folder: Path, queries: np.ndarray, right: Any) -> str:
+    """Answer in a forked process and say how it ended."""
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 2)
+        signal.alarm(LIMIT_S)
+        os._exit(_answered(system, folder, queries, right))
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return "hung" if number == signal.SIGALRM else "crash"
+    return OUTCOMES.get(os.WEXITSTATUS(status), "crash")
+
+
+def _answered(system: Stored, folder: Path, queries: np.ndarray, right: Any) -> int:
+    """Return the exit status of a trial; errors of ours are told from others."""
+    try:
+        found = system.answer(folder, queries)
+    except BaseException as error:
+        ours = isinstance(system, Funnel)
+        expected = type(error).__module__ == "funnel.errors" if ours else True
+        return ERROR if expected else OTHER
+    return RIGHT if found == right else WRONG
+
+
+def run(name: str, trials: int, seed: int, folder: Path) -> list[dict[str, Any]]:
+    """Damage a system's files `trials` times a kind; return a row a kind."""
+    system, rng = SYSTEMS[name](), np.random.default_rng(seed)
+    vectors = np.random.default_rng(1).standard_normal((ROWS, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[:20] + np.float32(0.1)
+    whole = folder / "whole"
+    whole.mkdir()
+    system.build(vectors, whole)
+    right = system.answer(whole, queries)
+    files = [path for path in sorted(whole.rglob("*")) if path.is_file()]
+    files = [path for path in files if path.stat().st_size]
+    rows = []
+    for kind, spoil in DAMAGE.items():
+        counts: Counter[str] = Counter()
+        for at in range(trials):
+            place = folder / "trial"
+            shutil.copytree(whole, place)
+            path = place / files[at % len(files)].relative_to(whole)
+            data = bytearray(path.read_bytes())
+            spoil(data, rng)
+            path.write_bytes(data)
+            counts[outcome(system, place, queries, right)] += 1
+            shutil.rmtree(place)
+        rows.append({"system": name, "damage": kind, "trials": trials, **counts})
+    return rows
+
+
+def main() -> int:
+    """Run as a command; fails if funnel crashed, or was wrong though verified."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=400, help="a kind of damage")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for name in args.systems.split(","):
+        with tempfile.TemporaryDirectory(prefix="funnel-") as folder:
+            try:
+                found = run(name, args.trials, args.seed, Path(folder))
+            except ImportError as error:
+                found = [{"system": name, "missing": str(error)}]
+        rows += found
+        for row in found:
+            sys.stdout.write(json.dumps(row) + "\n")
+    if args.out:
+        args.out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad = [row for row in rows if row["system"].startswith("funnel")]
+    return int(
+        any(
+            row.get("crash", 0)
+            + row.get("hung", 0)
+            + row.get("other error", 0)
+            + (row.get("wrong", 0) if row["system"] != "funnel" else 0)
+            for row in bad
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
