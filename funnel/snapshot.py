@@ -66,6 +66,9 @@ class Snapshot:
         self.axes.flags.writeable = False
         if "axes" in manifest.files:
             self.axes = map_file(data, manifest.files["axes"])
+            if not np.isfinite(self.axes).all():
+                name = manifest.files["axes"].name
+                raise CorruptIndexError(f"{data / name}: an axis is not finite")
         self.coded_axes = (self.axes, *rows_as_codes(self.axes))
         self.live = self._live_flags()
         self.everything = select(self.segments, self.live)
