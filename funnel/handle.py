@@ -30,7 +30,8 @@ from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
 from funnel.snapshot import Snapshot
-from funnel.store.commit import kept_versions, manifest_of, reading
+from funnel.store.commit import kept_versions, manifest_of
+from funnel.store.disk import reading
 from funnel.store.manifest import Manifest
 from funnel.store.verify import check_hashes
 from funnel.threads import Threads
@@ -95,7 +96,8 @@ class Handle:
         """Open a version in place of the one that is open."""
         before = self._open
         known = {s.segment.id: s for s in before.segments} if before else {}
-        self._open = Snapshot(self.path, manifest, self._threads, known)
+        with reading(self.path):
+            self._open = Snapshot(self.path, manifest, self._threads, known)
         self._manifest = manifest
 
     # ---- search

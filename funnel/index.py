@@ -21,6 +21,7 @@ from funnel.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     ReadOnlyError,
+    StorageError,
     UncertainCommitError,
     UnknownIdError,
     check_choice,
@@ -49,7 +50,6 @@ from funnel.store.commit import (
     publish,
     remove,
     resolve,
-    storing,
 )
 from funnel.store.garbage import collect
 from funnel.store.ids import check_distinct, check_ids, keys_of
@@ -573,12 +573,12 @@ class FunnelIndex(Handle):
     def _publish(self, draft: Draft) -> None:
         """Make a draft the newest version, and show it."""
         known = draft.base.manifest.all_files()
-        with storing(self.path):
-            manifest = draft.finish()
-            publish(self.path, manifest, known, durability=self._durability)
+        manifest = draft.finish()
+        publish(self.path, manifest, known, durability=self._durability)
         self._show(manifest)
         if manifest.version % COLLECT_EVERY == 0:
-            collect(self.path, KEPT_VERSIONS)
+            with contextlib.suppress(StorageError):  # another time
+                collect(self.path, KEPT_VERSIONS)
         if self._merger is not None:
             self._merger.look(Writing(self.path, self._snapshot, self._changing))
 

@@ -32,6 +32,7 @@ from funnel.reading import merged_schema, replaced, rows_of, schema_of, widened
 from funnel.snapshot import Snapshot
 from funnel.sources import Source
 from funnel.store.commit import DATA, fresh_name
+from funnel.store.disk import reading
 from funnel.store.ids import Ids
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import FileEntry, write_matrix
@@ -207,9 +208,10 @@ class Draft:
         files = {role: f for role, f in manifest.files.items() if role != "deleted"}
         self.manifest = replace(manifest, rows=rows, files=files)
         known = {s.segment.id: s for s in self.snapshot.segments}
-        self.snapshot = Snapshot(
-            self.folder, self.manifest, self.base.threads, known, deleted
-        )
+        with reading(self.folder):
+            self.snapshot = Snapshot(
+                self.folder, self.manifest, self.base.threads, known, deleted
+            )
 
     def finish(self) -> Manifest:
         """Write what is left to write; return the manifest, to be published."""

@@ -5,6 +5,7 @@ Reads the source once. What is derived from the rows is pass 2's matter (`segmen
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,7 @@ class Ingest:
         self.edges = edges
         self.rows = self.seen = 0
         self.sample = Reservoir(options.full_dim, options.seed)
-        self._writers = [
-            MatrixWriter(self.path(f"vectors{i}"), "vector", b - a, options.dtype)
-            for i, (a, b) in enumerate(zip(self.edges, self.edges[1:], strict=False))
-        ]
+        self._writers: list[MatrixWriter] = []
         self._metadata = TableWriter(self.path("metadata"))
         self._text_ids = TableWriter(self.path("ids"))
         self._hashes: list[npt.NDArray[np.uint64]] = []
@@ -90,6 +88,10 @@ class Ingest:
         self, batches: Iterator[Batch], total: int | None, progress: Progress
     ) -> None:
         """Stream all batches to disk."""
+        for i, (start, stop) in enumerate(itertools.pairwise(self.edges)):
+            path, width = self.path(f"vectors{i}"), stop - start
+            writer = MatrixWriter(path, "vector", width, self.options.dtype)
+            self._writers.append(writer)
         with progress.step("writing", total) as advance:
             for batch in batches:
                 vectors = self._clean(batch)

@@ -66,6 +66,9 @@ class SegmentBuilder:
         path = self._ingest.path(role)
         self._ingest.files[role] = write_matrix(path, column, array)
 
+    def _writer(self, role: str, width: int, dtype: str) -> MatrixWriter:
+        return MatrixWriter(self._ingest.path(role), role[:-1], width, dtype)
+
     def _write_norms_and_codes(self, owners: Rows) -> tuple[float, Bools]:
         """Write both in one reading of the rows.
 
@@ -79,12 +82,12 @@ class SegmentBuilder:
         norm_dims = np.array(norm_columns(self._options, self._projection), np.int64)
         columns = len(norm_dims) + (self._projection.kind == "pca")
         code_dim = self._projection.code_dim
-        norms = MatrixWriter(at.path("norms"), "norm", columns, "float32")
-        codes = MatrixWriter(at.path("codes"), "code", code_width(code_dim), "int8")
+        width = code_width(code_dim)
         code_unit = c.code_unit(at.sample)
         loose = np.zeros(len(owners), np.bool_)
         with (
-            closing(norms), closing(codes),
+            closing(self._writer("norms", columns, "float32")) as norms,
+            closing(self._writer("codes", width, "int8")) as codes,
             self._progress.step("coding", at.rows) as advance,
         ):  # fmt: skip
             for start, stop in c.chunks(at.rows):

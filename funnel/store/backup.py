@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from funnel.errors import CorruptIndexError
-from funnel.store.commit import DATA, publish, storing
+from funnel.store.commit import DATA, publish
+from funnel.store.disk import storing
 from funnel.store.manifest import Manifest
 from funnel.store.matrix import hash_file
 

@@ -23,7 +23,6 @@ from funnel.errors import (
     ConflictError,
     CorruptIndexError,
     FormatVersionError,
-    FunnelError,
     IndexExistsError,
     IndexNotFoundError,
     InvalidArgumentError,
@@ -33,6 +32,7 @@ from funnel.errors import (
     UncertainCommitError,
     UnknownVersionError,
 )
+from funnel.store.disk import reading, storing
 from funnel.store.layout import problems
 from funnel.store.manifest import MAJOR, MINOR, Manifest
 from funnel.store.matrix import FileEntry
@@ -119,7 +119,7 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
     overwrite : bool
         Replace an index that is there, once the new one is whole.
     """
-    try:
+    with storing(Path(tempfile.gettempdir()) if path is None else path):
         if path is None:
             staging = Path(tempfile.mkdtemp(prefix="funnel-"))
         else:
@@ -127,16 +127,14 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
             path = path.resolve() if path.is_symlink() else path
             staging = path.parent / f".funnel-{fresh_name()}.building"
             staging.mkdir()
-        (staging / DATA).mkdir()
-        (staging / MANIFESTS).mkdir()
-    except FunnelError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot make an index at {path}: {error}") from error
     try:
+        with storing(staging):
+            (staging / DATA).mkdir()
+            (staging / MANIFESTS).mkdir()
         yield staging
         if path is not None:
-            _put_in_place(staging, path, overwrite=overwrite)
+            with storing(path):
+                _put_in_place(staging, path, overwrite=overwrite)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -150,8 +148,15 @@ def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
         path.rename(old)
     elif os.path.lexists(path):
         raise IndexExistsError(f"{path} appeared while the index was built")
-    staging.rename(path)
-    sync(path.parent)
+    try:
+        staging.rename(path)
+        sync(path.parent)
+    except OSError:  # nothing is to be left behind
+        with contextlib.suppress(OSError):
+            path.rename(staging)
+        with contextlib.suppress(OSError):
+            old.rename(path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -188,7 +193,13 @@ def publish(
     UncertainCommitError
         If the last sync failed: the version may or may not survive a power cut.
     """
-    full = durability == "full"
+    with storing(folder):
+        _publish(folder, manifest, known, full=durability == "full")
+
+
+def _publish(
+    folder: Path, manifest: Manifest, known: Iterable[FileEntry], *, full: bool
+) -> None:
     if full:
         for entry in set(manifest.all_files()) - set(known):
             sync(folder / DATA / entry.name)
@@ -209,6 +220,8 @@ def publish(
         try:
             sync(folder / MANIFESTS)
         except OSError as error:
+            if not manifest.parent:  # nobody can open a new index yet
+                raise
             raise UncertainCommitError(
                 f"version {manifest.version} of {folder} is written, but may not "
                 f"survive a power cut: {error}; open the index again"
@@ -249,28 +262,6 @@ def read_marker(folder: Path) -> str:
             " upgrade funnel-index"
         )
     return str(uuids.UUID(bytes=uuid))
-
-
-@contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Turn what the system says of a failed read into a `StorageError`."""
-    try:
-        yield
-    except FunnelError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot read {folder}: {error}") from error
-
-
-@contextlib.contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Turn what the system says of a failed write into a `StorageError`."""
-    try:
-        yield
-    except FunnelError:
-        raise
-    except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error}") from error
 
 
 def _what_is_there(folder: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from funnel.errors import FunnelError
 from funnel.store.commit import DATA, MANIFESTS, kept_versions, sync
+from funnel.store.disk import storing
 from funnel.store.layout import NAME
 from funnel.store.manifest import Manifest
 
@@ -22,6 +23,11 @@ def collect(folder: Path, keep: int) -> int:
     """Keep the newest `keep` versions; return how many bytes were freed.
 
     Removes nothing if a version that is to be kept cannot be read.
+
+    Raises
+    ------
+    StorageError
+        If the disk refuses; what is left is removed another time.
     """
     numbers = kept_versions(folder)
     old, kept = numbers[:-keep], numbers[-keep:]
@@ -29,22 +35,33 @@ def collect(folder: Path, keep: int) -> int:
         named = set().union(*(_names(folder, version) for version in kept))
     except (FunnelError, OSError):
         return 0
-    mine: set[str] = set()
-    for version in old:
+    with storing(folder):
+        return _remove_files(folder, named, _remove_manifests(folder, old))
+
+
+def _remove_manifests(folder: Path, versions: list[int]) -> set[str]:
+    """Remove old manifests, durably; return the names of their files."""
+    names: set[str] = set()
+    for version in versions:
         with contextlib.suppress(FunnelError, OSError):  # removed once it is stale
-            mine |= _names(folder, version)
+            names |= _names(folder, version)
         _manifest_path(folder, version).unlink(missing_ok=True)
     for path in (folder / MANIFESTS).glob(".tmp-*"):
         path.unlink(missing_ok=True)
-    if old:
+    if versions:
         sync(folder / MANIFESTS)  # before any file that they name is gone
+    return names
+
+
+def _remove_files(folder: Path, kept: set[str], known: set[str]) -> int:
+    """Remove files that are not kept, if they are known or old; return their bytes."""
     freed, now = 0, time.time()
     for path in (folder / DATA).iterdir():
-        if path.name in named or not NAME.fullmatch(path.name):
+        if path.name in kept or not NAME.fullmatch(path.name):
             continue
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
-            if path.name in mine or now - found.st_mtime > STALE_S:
+            if path.name in known or now - found.st_mtime > STALE_S:
                 path.unlink()
                 freed += found.st_size
     return freed

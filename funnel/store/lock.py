@@ -38,7 +38,9 @@ def writer_lock(folder: Path, timeout_s: float) -> Iterator[None]:
             f"somebody else is writing to {folder} (waited {timeout_s:g} s)"
         ) from None
     except (OSError, NotImplementedError) as error:
-        raise StorageError(f"cannot lock {folder}: {error}") from error
+        ours = StorageError(f"cannot lock {folder}: {error}")
+        ours.errno = getattr(error, "errno", None)
+        raise ours from error
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import xxhash
 
 from funnel.errors import CorruptIndexError, StorageError
+from funnel.store.disk import reading, storing
 
 BODY_OFFSET = 4096
 HASH_BYTES = 1 << 24
@@ -55,7 +56,7 @@ class FileEntry:
 def hash_file(path: Path) -> str:
     """Return the XXH3-128 of a file, read in pieces."""
     digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while piece := file.read(HASH_BYTES):
             digest.update(piece)
     return digest.hexdigest()
@@ -126,8 +127,9 @@ class MatrixWriter:
         self.path, self.column, self.width = path, column, width
         self.dtype, self.rows = np.dtype(dtype), 0
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
-        self._file.seek(BODY_OFFSET)
+        with storing(path):
+            self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+            self._file.seek(BODY_OFFSET)
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Write (b, width) more rows."""
@@ -182,8 +184,9 @@ class MatrixWriter:
     def _write(self, piece: memoryview | bytearray) -> None:
         """Write all of it: a raw file may take less than it is given."""
         view = memoryview(piece)
-        while len(view):
-            view = view[self._file.write(view) :]
+        with storing(self.path):
+            while len(view):
+                view = view[self._file.write(view) :]
 
 
 def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
@@ -196,7 +199,7 @@ def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
         return np.empty((rows, width), dtype)
     kind = np.dtype(dtype)
     body_bytes = rows * width * kind.itemsize
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         if os.fstat(file.fileno()).st_size < BODY_OFFSET + body_bytes:
             raise CorruptIndexError(f"{path} is shorter than the rows it should hold")
         mapped = mmap.mmap(file.fileno(), BODY_OFFSET + body_bytes, prot=mmap.PROT_READ)

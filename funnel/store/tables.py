@@ -14,6 +14,7 @@ import pyarrow as pa
 import xxhash
 
 from funnel.errors import CorruptIndexError, InvalidArgumentError
+from funnel.store.disk import reading, storing
 from funnel.store.matrix import FileEntry, hash_file
 
 BATCH_ROWS = 65_536
@@ -44,8 +45,9 @@ class TableWriter:
         table = plain(table)
         if self._schema is None:
             self._schema = table.schema
-            self._sink = pa.OSFile(str(self.path), "wb")
-            self._writer = pa.ipc.new_file(self._sink, self._schema)
+            with storing(self.path):
+                self._sink = pa.OSFile(str(self.path), "wb")
+                self._writer = pa.ipc.new_file(self._sink, self._schema)
         self._pending.append(_fit(table, self._schema))
         self.rows += len(table)
         while sum(map(len, self._pending)) >= BATCH_ROWS:
@@ -54,14 +56,16 @@ class TableWriter:
             self._pending = [joined.slice(BATCH_ROWS)]
 
     def _write(self, table: pa.Table) -> None:
-        for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
-            self._writer.write_batch(batch)
+        with storing(self.path):
+            for batch in table.combine_chunks().to_batches(max_chunksize=BATCH_ROWS):
+                self._writer.write_batch(batch)
 
     def finish(self) -> FileEntry:
         """Write what is left, and describe the file."""
         self._write(pa.concat_tables(self._pending))
-        self._writer.close()
-        self._sink.close()
+        with storing(self.path):
+            self._writer.close()
+            self._sink.close()
         size = self.path.stat().st_size
         return FileEntry(self.path.name, size, hash_file(self.path), self.rows)
 
@@ -116,7 +120,8 @@ class MappedTable:
 
     def __init__(self, path: Path, entry: FileEntry) -> None:
         self._path, self._entry = path, entry
-        self._map = pa.memory_map(str(path))
+        with reading(path):
+            self._map = pa.memory_map(str(path))
 
     @cached_property
     def table(self) -> pa.Table:
