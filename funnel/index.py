@@ -34,6 +34,7 @@ from funnel.merging import Merger, Writing
 from funnel.options import (
     check_habits,
     check_options,
+    check_threads,
     columns_of,
     prepare_build,
     prepare_rows,
@@ -55,7 +56,7 @@ from funnel.store.garbage import collect
 from funnel.store.ids import check_distinct, check_ids, keys_of
 from funnel.store.lock import writer_lock
 from funnel.store.manifest import Manifest
-from funnel.threads import cpu_count
+from funnel.threads import cpu_count, spare_cpus
 from funnel.writing import Draft, empty_manifest
 
 DURABILITIES = ("full", "fast")
@@ -475,7 +476,13 @@ class FunnelIndex(Handle):
             sliced_rows(snapshot, width), path=path, **(given | how)
         )
 
-    def compact(self, *, keep_versions: int = 1, progress: Any = False) -> None:
+    def compact(
+        self,
+        *,
+        keep_versions: int = 1,
+        threads: int | None = None,
+        progress: Any = False,
+    ) -> None:
         """Make one segment of all rows: a new projection and a new graph.
 
         Takes as long as a build. Other writers wait, readers go on with their version.
@@ -485,13 +492,17 @@ class FunnelIndex(Handle):
         keep_versions : int
             How many of the newest versions are kept; files that only older ones need
             are removed.
+        threads : int, optional
+            That build the graph; by default all CPUs but one, which readers have.
         progress : bool, callable or tqdm class
         """
         self._check_writable()
         keep = check_whole("keep_versions", keep_versions)
+        building = spare_cpus() if threads is None else check_threads(threads)
         reporter = Progress(progress)
         with self._changing() as draft:
             if len(draft.manifest.segments) > 1 or len(draft.snapshot.deleted):
+                draft.threads = building
                 compact(draft, reporter)
         if self._draft is None:
             with writer_lock(self.path, self._lock_timeout):

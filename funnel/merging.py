@@ -18,7 +18,7 @@ from funnel.errors import FunnelError
 from funnel.progress import Progress
 from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
-from funnel.threads import cpu_count
+from funnel.threads import spare_cpus
 from funnel.writing import Draft
 
 SCANNED_NODES = 4_000  # without a graph: from so many on they get one
@@ -118,7 +118,7 @@ class Merger:
         if start is None:
             return False
         merged = merge(
-            base, handle.folder, start, cpu_count(), progress, refit=start == 0
+            base, handle.folder, start, spare_cpus(), progress, refit=start == 0
         )
         try:
             with handle.changing() as draft:

@@ -28,6 +28,11 @@ def cpu_count() -> int:
     )
 
 
+def spare_cpus() -> int:
+    """Return the CPUs that long work may have while others search: all but one."""
+    return max(1, cpu_count() - 1)
+
+
 class Threads:
     """Threads that start when they are first needed."""
 
