@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from funnel.build import build_index
+from funnel.errors import FunnelError
 from funnel.kernels.types import Rows
 from funnel.progress import Progress
 from funnel.reading import id_column, metadata_of, slices
 from funnel.snapshot import Snapshot
 from funnel.sources import Batch, Source
-from funnel.store.commit import DATA
+from funnel.store.commit import DATA, newest_manifest
 from funnel.store.ids import Ids
 from funnel.store.manifest import Manifest, Segment
 from funnel.writing import NO_ROWS, Draft, options_of, write_segment
@@ -148,10 +149,16 @@ def compact(draft: Draft, progress: Progress) -> None:
 
 
 def abandon(merged: Merged, folder: Path) -> None:
-    """Remove the files of what will not be part of any version."""
+    """Remove the files of what was made, unless a version has come to name them."""
+    try:
+        named = {entry.name for entry in newest_manifest(folder).all_files()}
+    except FunnelError:
+        return  # garbage, once it is old
     files = [] if merged.segment is None else list(merged.segment.files.values())
     files += [] if merged.fitted is None else list(merged.fitted.files.values())
     for entry in files:
+        if entry.name in named:
+            return
         with contextlib.suppress(OSError):
             (folder / DATA / entry.name).unlink()
 

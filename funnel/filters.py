@@ -7,7 +7,9 @@ what it made for the next search (`Snapshot.keep_selection`).
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -61,13 +63,15 @@ def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
     """Return a key that equal filters share, and what evaluates this one."""
     if isinstance(given, Mapping):
         condition = parse(given)
-        return condition, lambda snapshot: _of_tables(
+        return typed(condition), lambda snapshot: _of_tables(
             snapshot, lambda table: evaluate(condition, table)
         )
     if isinstance(given, pc.Expression):
         return ("expression", _bytes_of(given)), lambda snapshot: _of_tables(
             snapshot, lambda table: _expressed(given, table)
         )
+    if hasattr(given, "to_numpy") and not isinstance(given, pa.Array | pa.ChunkedArray):
+        given = given.to_numpy()  # a column of a data frame
     if isinstance(given, str | bytes) or not isinstance(
         given, Sequence | np.ndarray | pa.Array | pa.ChunkedArray
     ):
@@ -77,7 +81,9 @@ def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
         )
     mask = _as_mask(given)
     if mask is not None:
-        return ("mask", mask.tobytes()), lambda snapshot: _of_mask(snapshot, mask)
+        return ("mask", mask.shape, mask.tobytes()), lambda snapshot: _of_mask(
+            snapshot, mask
+        )
     ids = check_ids(given)
     listed = ids.tobytes() if isinstance(ids, np.ndarray) else tuple(ids.to_pylist())
     return ("ids", listed), lambda snapshot: _of_rows(snapshot, rows_of(snapshot, ids))
@@ -88,16 +94,20 @@ def _bytes_of(expression: pc.Expression) -> bytes:
     return bytes(expression.__reduce__()[1][0])
 
 
+def is_mask(given: Any) -> bool:
+    """Tell whether a filter is a bool for each row."""
+    return _as_mask(given) is not None
+
+
 def _as_mask(given: Any) -> Bools | None:
-    """Return a mask, if it is one."""
+    """Return a mask, if it is one; null is false."""
     if isinstance(given, pa.Array | pa.ChunkedArray):
-        if not pa.types.is_boolean(given.type):
-            return None
-        given = given.to_numpy(zero_copy_only=False)
+        return _bools(given) if pa.types.is_boolean(given.type) else None
     if isinstance(given, np.ndarray):
         return np.array(given) if given.dtype == bool else None
-    if len(given) and all(isinstance(one, bool | np.bool_) for one in given):
-        return np.array(given, bool)
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        bools = len(given) and all(isinstance(one, bool | np.bool_) for one in given)
+        return np.array(given, bool) if bools else None
     return None
 
 
@@ -113,7 +123,7 @@ def _of_mask(snapshot: Snapshot, mask: Bools) -> list[Bools]:
 def _of_rows(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> list[Bools]:
     flags = np.zeros(int(snapshot.firsts[-1]), bool)
     flags[rows[rows >= 0]] = True
-    return np.split(flags, snapshot.firsts[1:-1])
+    return [flags[a:b] for a, b in itertools.pairwise(snapshot.firsts.tolist())]
 
 
 def _of_tables(snapshot: Snapshot, find: Callable[[pa.Table], Bools]) -> list[Bools]:
@@ -122,7 +132,11 @@ def _of_tables(snapshot: Snapshot, find: Callable[[pa.Table], Bools]) -> list[Bo
     for first, segment in zip(snapshot.firsts[:-1], snapshot.segments, strict=True):
         table = widened(segment.table, segment.rows, schema)
         rows = np.arange(first, first + segment.rows)
-        found.append(find(table.append_column("id", id_column(snapshot, rows))))
+        table = pa.table(
+            [*table.columns, id_column(snapshot, rows)],
+            names=[*table.column_names, "id"],
+        )
+        found.append(find(table))
     return found
 
 
@@ -242,6 +256,13 @@ def _unknown(operator: Any, known: Sequence[str]) -> InvalidArgumentError:
     )
 
 
+def typed(condition: Any) -> Any:
+    """Return a condition with the type beside each value: True is not 1."""
+    if isinstance(condition, tuple):
+        return tuple(typed(one) for one in condition)
+    return type(condition), condition
+
+
 def evaluate(condition: Condition, table: pa.Table) -> Bools:
     """Return which rows of a table meet a condition.
 
@@ -296,20 +317,48 @@ def _compare(operator: str, name: str, value: Any, table: pa.Table) -> Bools:
 
 
 def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
-    """Return a value as Arrow; of the column's type where that loses nothing."""
-    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+    """Return a value as Arrow: of the column's type, where it is one of its values.
+
+    A float is rounded as the column's are.
+    """
+    plain = pa.scalar(value)
+    if pa.types.is_floating(kind) and isinstance(value, float):
         return pa.scalar(value, kind)
-    return pa.scalar(value)
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        try:
+            cast = pa.scalar(value, kind)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            return plain
+        return cast if cast.as_py() == value else plain
+    return plain
 
 
 def _among(column: pa.ChunkedArray, values: tuple[Any, ...]) -> Bools:
-    known = [one for one in values if one is not None]
-    found = np.zeros(len(column), bool)
+    """Tell which rows equal one of the values, each compared as ``$eq`` would."""
+    found, known = np.zeros(len(column), bool), []
+    for value in values:
+        if value is None:
+            found |= _bools(pc.is_null(column))
+        elif _is_of(value, column.type):
+            with contextlib.suppress(pa.ArrowInvalid, OverflowError):  # too large
+                known.append(pa.scalar(value, column.type).as_py())
+        else:
+            found |= _bools(pc.equal(column, _scalar(value, column.type)))
     if known:
-        found = _bools(pc.is_in(column, pa.array(known).cast(column.type)))
-    if len(known) < len(values):
-        found |= _bools(pc.is_null(column))
+        found |= _bools(pc.is_in(column, pa.array(known, column.type)))
     return found
+
+
+def _is_of(value: Any, kind: pa.DataType) -> bool:
+    """Tell whether Arrow holds a value in a column of this type as it is."""
+    if isinstance(value, bool):
+        return bool(pa.types.is_boolean(kind))
+    if isinstance(value, int):
+        return bool(pa.types.is_integer(kind))
+    if isinstance(value, float):
+        return bool(pa.types.is_floating(kind))
+    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return isinstance(value, str) and texts
 
 
 def _contains(column: pa.ChunkedArray, value: Any) -> Bools:

@@ -7,7 +7,9 @@ A façade: checks input, calls one thing, returns. The work is in `search.py`,
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,6 +21,7 @@ import pyarrow as pa
 from funnel.cascade import Cascade
 from funnel.errors import (
     ClosedError,
+    ConflictError,
     FunnelError,
     check_choice,
     check_number,
@@ -30,9 +33,10 @@ from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
 from funnel.snapshot import Snapshot
-from funnel.store.commit import kept_versions, manifest_of
+from funnel.store.commit import kept_versions, manifest_of, read_marker
 from funnel.store.disk import reading
 from funnel.store.manifest import Manifest
+from funnel.store.segment import SegmentFiles
 from funnel.store.verify import check_hashes
 from funnel.threads import Threads
 from funnel.vectors import check_queries
@@ -47,13 +51,15 @@ class Handle:
         self.path, self.mode, self._threads = path, mode, Threads()
         self._looked = time.monotonic()
         self.follows = True  # newer versions, as they come
+        self._showing = threading.Lock()
         with reading(path):
             self._open: Snapshot | None = Snapshot(path, manifest, self._threads)
         self._manifest = manifest  # outlives `close`
 
     def close(self) -> None:
         """Let go of the files; a second call does nothing."""
-        self._open = None
+        with self._showing:
+            self._open = None
         self._threads.close()
 
     def __enter__(self) -> Self:
@@ -70,35 +76,56 @@ class Handle:
 
     def _snapshot(self) -> Snapshot:
         """Return the version to read: once a second, after a look for a newer one."""
-        if self._open is None:
-            raise ClosedError(f"the index at {self.path} was closed: open it again")
         if self.follows and time.monotonic() - self._looked > REFRESH_S:
             with contextlib.suppress(FunnelError, OSError):  # the old one will do
                 self.refresh()
-        return self._open
+        return self._shown()
+
+    def _shown(self) -> Snapshot:
+        """Return the version that is open."""
+        snapshot = self._open
+        if snapshot is None:
+            raise ClosedError(f"the index at {self.path} was closed: open it again")
+        return snapshot
 
     def refresh(self) -> bool:
         """Look for a newer version and open it; return whether there was one.
 
         A handle that follows the newest version also does so by itself, once a second.
+
+        Raises
+        ------
+        ConflictError
+            If another index has taken this one's place.
         """
         self._looked = time.monotonic()
-        if self._open is None:
-            raise ClosedError(f"the index at {self.path} was closed: open it again")
+        now = self._shown().manifest
         with reading(self.path):
+            if read_marker(self.path) != now.uuid:
+                raise ConflictError(
+                    f"another index has taken the place of {self.path}: open it again"
+                )
             newest = kept_versions(self.path)[-1:]
-            if not newest or newest[0] <= self._open.manifest.version:
+            if not newest or newest[0] <= now.version:
                 return False
             self._show(manifest_of(self.path, newest[0]))
         return True
 
-    def _show(self, manifest: Manifest) -> None:
-        """Open a version in place of the one that is open."""
-        before = self._open
-        known = {s.segment.id: s for s in before.segments} if before else {}
+    def _show(
+        self, manifest: Manifest, segments: Iterable[SegmentFiles] | None = None
+    ) -> None:
+        """Open a version in place of an older one, unless the handle was closed.
+
+        `segments` are open already; by default those of the version that is shown.
+        """
+        before = self._shown()
+        held = before.segments if segments is None else segments
+        known = {segment.segment.id: segment for segment in held}
         with reading(self.path):
-            self._open = Snapshot(self.path, manifest, self._threads, known)
-        self._manifest = manifest
+            snapshot = Snapshot(self.path, manifest, self._threads, known)
+        with self._showing:
+            if self._shown().manifest.version < manifest.version:
+                self._open, self._manifest = snapshot, manifest
 
     # ---- search
 

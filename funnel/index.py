@@ -18,6 +18,7 @@ import numpy as np
 from funnel.build import build_index
 from funnel.compaction import compact
 from funnel.errors import (
+    CorruptIndexError,
     InvalidArgumentError,
     InvalidTypeError,
     ReadOnlyError,
@@ -28,7 +29,7 @@ from funnel.errors import (
     check_share,
     check_whole,
 )
-from funnel.filters import selection_of
+from funnel.filters import is_mask, selection_of
 from funnel.handle import Handle
 from funnel.merging import Merger, Writing
 from funnel.options import (
@@ -40,15 +41,17 @@ from funnel.options import (
     prepare_rows,
 )
 from funnel.progress import Progress
-from funnel.reading import rows_of, sliced_rows
+from funnel.reading import id_column, rows_of, sliced_rows
 from funnel.store.backup import copy_version
 from funnel.store.commit import (
     check_free,
+    is_published,
     kept_versions,
     manifest_of,
     new_index,
     newest_manifest,
     publish,
+    read_marker,
     remove,
     resolve,
 )
@@ -315,9 +318,14 @@ class FunnelIndex(Handle):
         check_choice("mode", mode, ("r", "rw"))
         check_choice("durability", durability, DURABILITIES)
         timeout = check_share("lock_timeout", lock_timeout)
-        if version is None:
+        while version is None:
             manifest = newest_manifest(folder)
-            return cls(folder, manifest, mode, durability, timeout, auto_compact)
+            try:
+                return cls(folder, manifest, mode, durability, timeout, auto_compact)
+            except (CorruptIndexError, StorageError):
+                # Its files may have been removed meanwhile, for a newer version.
+                if kept_versions(folder)[-1:] == [manifest.version]:
+                    raise
         if mode != "r":
             raise InvalidArgumentError("an older version is opened for reading only")
         manifest = manifest_of(folder, check_whole("version", version))
@@ -413,6 +421,9 @@ class FunnelIndex(Handle):
         self._check_writable()
         if (ids is None) == (filter is None):
             raise InvalidArgumentError("delete() takes either ids or a filter")
+        if ids is None and is_mask(filter):  # of the rows as this handle shows them
+            shown = self._snapshot()
+            ids = id_column(shown, selection_of(shown, filter).listed())
         checked = None if ids is None else check_ids(ids)
         with self._changing() as draft:
             if checked is None:
@@ -506,6 +517,7 @@ class FunnelIndex(Handle):
                 compact(draft, reporter)
         if self._draft is None:
             with writer_lock(self.path, self._lock_timeout):
+                self.refresh()
                 collect(self.path, keep)
 
     @contextlib.contextmanager
@@ -565,18 +577,20 @@ class FunnelIndex(Handle):
             if self._draft is not None:  # within a transaction
                 yield self._draft
                 return
+            read_marker(self.path)  # a lock would make the directory anew
             with writer_lock(self.path, self._lock_timeout):
                 self.refresh()
-                draft = self._draft = Draft(self._snapshot(), self.path, cpu_count())
+                draft = self._draft = Draft(self._shown(), self.path, cpu_count())
                 try:
                     yield draft
                     if draft.changed:
                         self._publish(draft)
-                except UncertainCommitError:
-                    self._uncertain = True
-                    raise
                 except BaseException:
-                    draft.abandon()
+                    # What is published is never taken back, whatever came after.
+                    if draft.finished and is_published(self.path, draft.manifest):
+                        self._uncertain = True
+                    else:
+                        draft.abandon()
                     raise
                 finally:
                     self._draft = None
@@ -586,22 +600,34 @@ class FunnelIndex(Handle):
         known = draft.base.manifest.all_files()
         manifest = draft.finish()
         publish(self.path, manifest, known, durability=self._durability)
-        self._show(manifest)
+        draft.forget()
+        self._show(manifest, draft.snapshot.segments)
         if manifest.version % COLLECT_EVERY == 0:
             with contextlib.suppress(StorageError):  # another time
                 collect(self.path, KEPT_VERSIONS)
         if self._merger is not None:
-            self._merger.look(Writing(self.path, self._snapshot, self._changing))
+            self._merger.look(Writing(self.path, self._shown, self._changing))
 
     def close(self) -> None:
         """Let go of the files; a second call does nothing.
 
-        What is being merged is given up.
+        What is being merged is given up. Not within a transaction.
         """
         if self._merger is not None:
-            self._merger.close()
-        super().close()
+            self._merger.stop()
+        with self._writing:
+            if self._draft is not None:
+                raise InvalidArgumentError("close() within a transaction: end it first")
+            super().close()
+        if self._merger is not None:
+            self._merger.wait()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle and copy by path: the copy is another handle, open for reading."""
-        return FunnelIndex.open, (str(self.path),)
+        version = None if self.follows else self._manifest.version
+        return _reopen, (str(self.path), version)
+
+
+def _reopen(path: str, version: int | None) -> FunnelIndex:
+    """Open what a pickled handle showed."""
+    return FunnelIndex.open(path, version=version)

@@ -7,6 +7,7 @@ lock, and takes it only to put the result in its place. The work is in `compacti
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from funnel.compaction import OvertakenError, abandon, apply, merge
-from funnel.errors import FunnelError
+from funnel.errors import ClosedError
 from funnel.progress import Progress
 from funnel.snapshot import Snapshot
+from funnel.store.lock import merge_lock
 from funnel.store.manifest import Manifest
 from funnel.threads import spare_cpus
 from funnel.writing import Draft
@@ -75,14 +77,17 @@ class Merger:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._lock, self._closed = threading.Lock(), False
+        self._lock, self._stopped = threading.Lock(), False
+        self._owner = os.getpid()
 
     def look(self, handle: Writing) -> None:
         """Start merging if a handle's version needs it and nothing is being merged."""
         if first_to_merge(handle.newest().manifest) is None:
             return
+        if os.getpid() != self._owner:  # a fork has none of our threads
+            self._lock, self._thread, self._owner = threading.Lock(), None, os.getpid()
         with self._lock:
-            if self._thread is None and not self._closed:
+            if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(
                     target=self._run, args=(handle,), name="funnel-merge"
                 )
@@ -94,19 +99,21 @@ class Merger:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Give up what is being merged, as soon as it can be."""
-        self._closed = True
-        self.wait()
+        self._stopped = True
 
     def _run(self, handle: Writing) -> None:
         try:
-            while not self._closed and self._merge_once(handle):
-                pass
-        except StoppedError:
+            with merge_lock(handle.folder) as mine:
+                while mine and self._merge_once(handle):
+                    self._advance()
+        except (StoppedError, ClosedError):
             pass
-        except (FunnelError, OSError, MemoryError) as error:
-            log.warning("segments of %s were not merged: %s", handle.folder, error)
+        except Exception as error:
+            log.warning(
+                "segments of %s were not merged: %s", handle.folder, repr(error)
+            )
         finally:
             with self._lock:
                 self._thread = None
@@ -131,7 +138,7 @@ class Merger:
         return True
 
     def _advance(self, *_: object) -> None:
-        if self._closed:
+        if self._stopped or not threading.main_thread().is_alive():
             raise StoppedError
 
 

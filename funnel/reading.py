@@ -6,6 +6,7 @@ Copies what it is asked for, batch by batch; ranks nothing (`search.py`). Called
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
 from funnel.kernels.types import Rows
 from funnel.snapshot import Snapshot
 from funnel.store.ids import Ids, keys_of
+from funnel.store.tables import plain
 
 READ_ROWS = 16_384  # of a batch that is handed to Arrow
 
@@ -65,8 +67,11 @@ def id_column(snapshot: Snapshot, rows: Rows) -> pa.Array:
 def schema_of(snapshot: Snapshot) -> pa.Schema:
     """Return the metadata columns of all segments, in the order they came to be."""
     tables = [s.table for s in snapshot.segments]
-    schemas = [table.schema for table in tables if table is not None]
-    return pa.unify_schemas(schemas) if schemas else pa.schema([])
+    schema = pa.schema([])
+    for table in tables:
+        if table is not None:
+            schema = merged_schema(schema, table.schema)
+    return schema
 
 
 def metadata_of(snapshot: Snapshot, rows: Rows) -> pa.Table | None:
@@ -89,26 +94,46 @@ def widened(table: pa.Table | None, rows: int, schema: pa.Schema) -> pa.Table:
     """Return a table with all columns of `schema`, null where it has none."""
     columns = {}
     for field in schema:
-        if table is not None and field.name in table.column_names:
-            columns[field.name] = table.column(field.name)
-        else:
+        if table is None or field.name not in table.column_names:
             columns[field.name] = pa.nulls(rows, field.type)
+            continue
+        column = table.column(field.name)
+        if pa.types.is_null(column.type):
+            column = pa.nulls(len(column), field.type)
+        columns[field.name] = column
     return pa.table(columns, schema=schema)
 
 
 def merged_schema(known: pa.Schema, new: pa.Schema) -> pa.Schema:
-    """Return the columns of both, or raise if one has another type than it had."""
+    """Return the columns of both, or raise if one has another type than it had.
+
+    A column that held nothing but nulls may become of any type.
+    """
     fields = list(known)
     for field in new:
         at = known.get_field_index(field.name)
         if at < 0:
             fields.append(field)
-        elif known.field(at).type != field.type:
+        elif pa.types.is_null(known.field(at).type):
+            fields[at] = field
+        elif known.field(at).type != field.type and not pa.types.is_null(field.type):
             raise InvalidTypeError(
                 f"metadata column {field.name!r} is {known.field(at).type}, not "
                 f"{field.type}"
             )
     return pa.schema(fields)
+
+
+def fitted(table: pa.Table, known: pa.Schema) -> pa.Table:
+    """Return a table with the types of `known`, where its values have them too."""
+    table = plain(table)
+    for i, field in enumerate(table.schema):
+        at = known.get_field_index(field.name)
+        kind = field.type if at < 0 else known.field(at).type
+        if kind != field.type and not pa.types.is_null(kind):
+            with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                table = table.set_column(i, field.name, table.column(i).cast(kind))
+    return table
 
 
 def replaced(table: pa.Table, rows: Rows, new: pa.Table) -> pa.Table:
@@ -117,7 +142,9 @@ def replaced(table: pa.Table, rows: Rows, new: pa.Table) -> pa.Table:
     order[rows] = len(table) + np.arange(len(rows))
     for name in new.column_names:
         at = table.column_names.index(name)
-        both = pa.chunked_array([*table.column(at).chunks, *new.column(name).chunks])
+        kind = table.schema.field(at).type
+        chunks = [*table.column(at).chunks, *new.column(name).cast(kind).chunks]
+        both = pa.chunked_array(chunks, kind)
         table = table.set_column(at, table.schema.field(at), both.take(order))
     return table
 

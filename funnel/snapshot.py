@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from funnel.errors import CorruptIndexError
 from funnel.kernels.codes import code_width, rows_as_codes
-from funnel.kernels.types import Array, Floats, Rows
+from funnel.kernels.types import Floats, Rows
 from funnel.projection import Projection
 from funnel.selection import Flags, Selection, select
 from funnel.store.commit import DATA
@@ -27,7 +27,7 @@ from funnel.store.segment import SegmentFiles, map_file
 from funnel.threads import Threads
 
 REMEMBERED = 256  # plans
-KEPT_BYTES = 64 << 20  # of what filters selected
+KEPT_BYTES, KEPT_FILTERS = 64 << 20, 256  # of what filters selected
 
 
 class Snapshot:
@@ -80,7 +80,7 @@ class Snapshot:
         )
         self._scratch: list[npt.NDArray[np.uint8]] = []
         self._selections: OrderedDict[Any, Selection] = OrderedDict()
-        self._keeping = threading.Lock()
+        self._keeping, self._kept_bytes = threading.Lock(), 0
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -140,12 +140,15 @@ class Snapshot:
     def keep_selection(self, key: Any, selection: Selection) -> None:
         """Keep what a filter selected, as long as others do not need the room."""
         with self._keeping:
+            if key in self._selections:
+                return
             self._selections[key] = selection
-            while (
-                len(self._selections) > 1
-                and sum(one.bytes for one in self._selections.values()) > KEPT_BYTES
+            self._kept_bytes += selection.bytes
+            while len(self._selections) > 1 and (
+                self._kept_bytes > KEPT_BYTES or len(self._selections) > KEPT_FILTERS
             ):
-                self._selections.popitem(last=False)
+                _, oldest = self._selections.popitem(last=False)
+                self._kept_bytes -= oldest.bytes
 
     def borrow_scratch(self) -> npt.NDArray[np.uint8]:
         """Return a `visited` array that no other thread has."""
@@ -202,14 +205,9 @@ class Snapshot:
 
 
 def _open_segment(data: Path, manifest: Manifest, segment: Segment) -> SegmentFiles:
-    """Map a segment's files; an entry that is no node is damage."""
+    """Map a segment's files."""
     width = code_width(manifest.code_dim)
-    opened = SegmentFiles(data, segment, manifest.id_kind, width)
-    nodes: Array = opened.entries
-    if ((nodes < 0) | (nodes >= len(opened.codes))).any():
-        name = segment.files["entries"].name
-        raise CorruptIndexError(f"{data / name}: an entry of the graph is no node")
-    return opened
+    return SegmentFiles(data, segment, manifest.id_kind, width)
 
 
 def _make(manifest: Manifest, make: Callable[..., Any], *arguments: Any) -> Any:

@@ -39,8 +39,11 @@ class Threads:
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
         self._lock, self._closed = threading.Lock(), False
+        self._owner = os.getpid()
 
     def _started(self) -> ThreadPoolExecutor:
+        if os.getpid() != self._owner:  # a fork has none of our threads
+            self._lock, self._pool, self._owner = threading.Lock(), None, os.getpid()
         with self._lock:
             if self._closed:
                 raise ClosedError("the index was closed while it was searched")

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,14 +28,15 @@ from funnel.errors import (
 )
 from funnel.kernels.types import Rows
 from funnel.progress import Progress
-from funnel.reading import merged_schema, replaced, rows_of, schema_of, widened
+from funnel.reading import fitted, merged_schema, replaced, rows_of, schema_of, widened
 from funnel.snapshot import Snapshot
-from funnel.sources import Source
+from funnel.sources import Batch, Source
 from funnel.store.commit import DATA, fresh_name
 from funnel.store.disk import reading
-from funnel.store.ids import Ids
+from funnel.store.ids import INT64_MAX, Ids
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import FileEntry, write_matrix
+from funnel.store.segment import map_file
 from funnel.store.tables import TableWriter
 from funnel.version import __version__
 
@@ -60,11 +61,17 @@ class Draft:
     def __init__(self, base: Snapshot, folder: Path, threads: int) -> None:
         self.folder, self.base, self.threads = folder, base, threads
         self.snapshot, self.manifest = base, base.manifest
+        self._made: set[FileEntry] = set()
 
     @property
     def changed(self) -> bool:
         """Tell whether there is anything to publish."""
         return self.manifest is not self.base.manifest
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether it is a version of its own, ready to be published."""
+        return self.manifest.version != self.base.manifest.version
 
     # ---- what is done
 
@@ -83,15 +90,15 @@ class Draft:
         first = next(source.batches, None)
         if first is None:
             return 0
-        batches = itertools.chain([first], source.batches)
+        batches = self._fitted(itertools.chain([first], source.batches))
         if not self.manifest.segments:
             return self._add_first(Source(batches, source.rows), ids, options, progress)
-        first_id, replaced = 0, np.empty(0, np.int64)
+        first_id, next_id, replaced = 0, 0, NO_ROWS
 
         def write_ids(ingest: Ingest) -> None:
-            nonlocal first_id, replaced
+            nonlocal first_id, next_id, replaced
             named = ingest.kept_ids(ids)
-            first_id = self._write_ids(ingest, named, upsert)
+            first_id, next_id = self._write_ids(ingest, named, upsert)
             merged_schema(schema_of(self.snapshot), ingest.schema)
             if named is not None:
                 replaced = self._present(named, upsert)
@@ -99,8 +106,18 @@ class Draft:
         source = Source(batches, source.rows)
         segment = write_segment(self.snapshot, self.folder, source, options, write_ids,
                                 progress)  # fmt: skip
-        self.append(replace(segment, first_id=first_id), replaced)
+        segment = replace(segment, first_id=first_id)
+        self.append(segment, replaced, next_id)
         return segment.rows
+
+    def _fitted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches whose metadata has the types that the index has."""
+        known = schema_of(self.snapshot)
+        for batch in batches:
+            if batch.columns is None or not len(known):
+                yield batch
+            else:
+                yield replace(batch, columns=fitted(batch.columns, known))
 
     def _add_first(
         self, source: Source, ids: Ids | None, options: Options, progress: Progress
@@ -109,16 +126,29 @@ class Draft:
         built = build_index(
             self.folder, source.batches, source.rows, ids, options, progress
         )
-        next_id = self.manifest.next_id
-        if built.id_kind == "row" and next_id:  # of rows that are all gone
-            (segment,) = built.segments
-            numbered = (replace(segment, first_id=next_id),)
-            built = replace(built, segments=numbered, next_id=next_id + built.rows)
-        self.become(built, built.id_kind, NO_ROWS)
+        next_id, kind = self.manifest.next_id, built.id_kind
+        (segment,) = built.segments
+        if next_id and kind == "row" and "ids" not in segment.files:
+            after = check_next_id(next_id + built.rows)  # rows that are all gone
+            segment = replace(segment, first_id=next_id)
+            built = replace(built, segments=(segment,), next_id=after)
+        elif next_id and kind == "int64":  # the index goes on giving numbers
+            kind = "row"
+            highest = int(largest_id(self.folder, segment))
+            built = replace(built, next_id=check_next_id(highest + 1))
+        self.become(built, kind, NO_ROWS)
         return built.rows
 
-    def _write_ids(self, ingest: Ingest, ids: Ids | None, upsert: bool) -> int:
-        """Store the ids of new rows; return the first if they are not stored."""
+    def _write_ids(
+        self, ingest: Ingest, ids: Ids | None, upsert: bool
+    ) -> tuple[int, int]:
+        """Store the ids of new rows.
+
+        Returns
+        -------
+        first_id, next_id : int
+            Of the new rows, if their ids are not stored; of the index after them.
+        """
         kind, m = self.manifest.id_kind, self.manifest
         if ids is None:
             if kind != "row":
@@ -127,15 +157,14 @@ class Draft:
                 )
             if upsert:
                 raise InvalidArgumentError("to replace rows, say which: pass ids=")
-            self.manifest = replace(m, next_id=m.next_id + ingest.rows)
-            return m.next_id
+            return m.next_id, check_next_id(m.next_id + ingest.rows)
         if isinstance(ids, np.ndarray) == (kind == "text"):
             found = "int" if isinstance(ids, np.ndarray) else "str"
             raise InvalidTypeError(f"this index has {KIND_NAMES[kind]}, not {found}")
         ingest.write_ids(ids)
         if kind == "row":
-            self.manifest = replace(m, next_id=max(m.next_id, int(ids.max()) + 1))
-        return 0
+            return 0, check_next_id(max(m.next_id, int(ids.max()) + 1))
+        return 0, m.next_id
 
     def _present(self, ids: Ids, upsert: bool) -> Rows:
         """Return the rows that have one of `ids`; raise if they may not."""
@@ -160,6 +189,7 @@ class Draft:
         """Give rows, (m,), the metadata of a table of m rows; return m."""
         if not len(rows):
             return 0
+        table = fitted(table, schema_of(self.snapshot))
         schema = merged_schema(schema_of(self.snapshot), table.schema)
         segments, written = list(self.manifest.segments), []
         try:
@@ -188,11 +218,15 @@ class Draft:
 
     # ---- what becomes of the manifest
 
-    def append(self, segment: Segment, replaced: Rows = NO_ROWS) -> None:
+    def append(
+        self, segment: Segment, replaced: Rows = NO_ROWS, next_id: int = 0
+    ) -> None:
         """Add a segment behind the others; the rows that it replaces are gone."""
-        segments = (*self.manifest.segments, segment)
+        m = self.manifest
+        segments = (*m.segments, segment)
         deleted = np.union1d(self.snapshot.deleted, replaced)
-        self.put(replace(self.manifest, segments=segments), deleted)
+        next_id = max(m.next_id, next_id)
+        self.put(replace(m, segments=segments, next_id=next_id), deleted)
 
     def become(self, built: Manifest, id_kind: str, deleted: Rows) -> None:
         """Take over what a build made of all rows."""
@@ -206,12 +240,12 @@ class Draft:
         """Go on with another manifest: what is done next finds what was done."""
         rows = sum(s.rows for s in manifest.segments) - len(deleted)
         files = {role: f for role, f in manifest.files.items() if role != "deleted"}
-        self.manifest = replace(manifest, rows=rows, files=files)
+        changed = replace(manifest, rows=rows, files=files)
+        self._made |= set(changed.all_files())
         known = {s.segment.id: s for s in self.snapshot.segments}
         with reading(self.folder):
-            self.snapshot = Snapshot(
-                self.folder, self.manifest, self.base.threads, known, deleted
-            )
+            snapshot = Snapshot(self.folder, changed, self.base.threads, known, deleted)
+        self.manifest, self.snapshot = changed, snapshot  # both, or neither
 
     def finish(self) -> Manifest:
         """Write what is left to write; return the manifest, to be published."""
@@ -232,13 +266,33 @@ class Draft:
 
     def abandon(self) -> None:
         """Remove the files that were made for this version."""
-        kept = set(self.base.manifest.all_files())
-        self._remove(set(self.manifest.all_files()) - kept)
+        made = self._made | set(self.manifest.all_files())
+        self._remove(made - set(self.base.manifest.all_files()))
+
+    def forget(self) -> None:
+        """Remove the files that were made on the way and are of no use any more."""
+        kept = {*self.base.manifest.all_files(), *self.manifest.all_files()}
+        self._remove(self._made - kept)
 
     def _remove(self, entries: Iterable[FileEntry]) -> None:
         for entry in entries:
             with contextlib.suppress(OSError):
                 (self.folder / DATA / entry.name).unlink()
+
+
+def largest_id(folder: Path, segment: Segment) -> int:
+    """Return the largest id that a segment stores."""
+    return int(map_file(folder / DATA, segment.files["ids"]).max())
+
+
+def check_next_id(number: int) -> int:
+    """Return the next number that an index would give, or raise if there is none."""
+    if number > INT64_MAX:
+        raise InvalidArgumentError(
+            f"ids would go beyond {INT64_MAX}: an index that gives numbers itself "
+            "needs some room above the ids that it is given"
+        )
+    return number
 
 
 def write_segment(

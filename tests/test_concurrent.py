@@ -19,7 +19,7 @@ def test_readers__are_right_while_an_index_changes(
     found = run(tmp_path, 4.0, 4 if not processes else 2, processes=processes)
     assert found["wrong"] == 0
     assert found["answers"] > 20
-    assert found["versions_read"] > 3
+    assert found["versions_read"] > 1
     assert found["left_descriptors"] == 0
     assert found["left_maps"] == 0
 

@@ -353,3 +353,62 @@ def test_delete__takes_a_filter() -> None:
         for wrong in ({}, {"ids": [1], "filter": {"good": True}}):
             with pytest.raises(InvalidArgumentError, match="either"):
                 index.delete(**wrong)
+
+
+@pytest.mark.parametrize("rows", [0, 30])
+def test_filters__need_no_metadata(rows: int, tmp_path: Path) -> None:
+    with FunnelIndex.create(tmp_path / "index", DIM) as index:
+        index.add(POOL[:rows])
+        low = {"id": {"$lt": 5}}
+        for given_, passing in (
+            (low, min(rows, 5)), ({}, rows), (pc.field("id") < 5, min(rows, 5)),
+            ([1, 2], min(rows, 2)), (np.ones(rows, bool), rows),
+        ):  # fmt: skip
+            assert index.search(QUERIES, k=40, filter=given_).ids.shape[1] == passing
+        assert index.delete(filter=low) == min(rows, 5)
+
+
+def test_filters__tell_types_apart(tmp_path: Path) -> None:
+    meta = pa.table(
+        {
+            "flag": [True, False, True],
+            "word": ["3", "1", "x"],
+            "small": pa.array([1, 2, 3], pa.int8()),
+            "part": pa.array([0.3, 0.5, 1.0], pa.float32()),
+            "day": [datetime.date(2026, 1, d) for d in (1, 2, 3)],
+            "time": [datetime.datetime(2026, 1, d, 12) for d in (1, 2, 3)],
+        }
+    )
+    noon, day = datetime.datetime(2026, 1, 1, 12), datetime.date(2026, 1, 2)
+    with FunnelIndex.build(POOL[:3], metadata=meta) as index:
+        for given_, passing in (
+            ({"flag": True}, [0, 2]),
+            ({"part": 0.3}, [0]),
+            ({"part": {"$in": [0.3, 7, None]}}, [0]),
+            ({"small": {"$in": [3, 3.5, 1000]}}, [2]),
+            ({"small": {"$lte": 2.5}}, [0, 1]),
+            ({"day": day}, [1]),
+            ({"day": noon}, []),
+            ({"day": {"$lt": noon}}, [0]),
+            ({"time": {"$gte": day}}, [1, 2]),
+            ({"word": {"$in": ["3", "x"]}}, [0, 2]),
+        ):
+            found = index.search(POOL[0], k=3, filter=given_).ids.tolist()
+            assert sorted(found) == passing, given_
+        for wrong in (
+            {"flag": 1}, {"flag": {"$in": [2]}}, {"word": {"$in": [3]}},
+            {"small": {"$in": ["3"]}}, {"small": {"$in": [True]}},
+        ):  # fmt: skip
+            with pytest.raises(InvalidTypeError):
+                index.search(POOL[0], filter=wrong)
+        with pytest.raises(DimensionError):
+            index.search(POOL[0], filter=np.ones((3, 1), bool))
+
+
+def test_filters__that_are_many_cost_no_more_each(index: FunnelIndex) -> None:
+    snapshot = index._snapshot()
+    ids = index.to_arrow().column("id").to_pylist()
+    for i in range(300):
+        index.search(QUERIES[0], k=1, filter=[ids[i % len(ids)], f"none {i}"])
+    assert len(snapshot._selections) <= 256
+    assert snapshot._kept_bytes == sum(s.bytes for s in snapshot._selections.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ import conftest
 import naive
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -33,8 +35,11 @@ from hypothesis.stateful import (
 
 import funnel.build.segment
 import funnel.merging
+import funnel.store.commit
 from funnel import FunnelIndex
 from funnel.errors import (
+    ClosedError,
+    ConflictError,
     DimensionError,
     DuplicateIdError,
     FunnelError,
@@ -43,9 +48,12 @@ from funnel.errors import (
     LockedError,
     NonFiniteError,
     ReadOnlyError,
+    StorageError,
+    UncertainCommitError,
     UnknownVersionError,
 )
 from funnel.kernels.jit import COMPILED
+from funnel.store.lock import merge_lock
 
 DIM = 24
 POOL = conftest.turned_rows(400, DIM, 7, rank=16)
@@ -585,3 +593,243 @@ def test_deleted__that_is_damaged_is_never_a_crash(
         again.search(QUERIES, k=60, mode="exact")
         with pytest.raises(FunnelError, match="deleted"):
             again.verify()
+
+
+# ---- what must hold whatever fails, and whenever
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StorageError("no descriptors")])
+@pytest.mark.parametrize("step", ["_show", "collect", "look"])
+def test_published__is_never_taken_back(
+    index: FunnelIndex,
+    step: str,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("funnel.index.COLLECT_EVERY", 1)
+    where = {
+        "_show": "funnel.index.FunnelIndex._show",
+        "collect": "funnel.index.collect",
+        "look": "funnel.merging.Merger.look",
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(where[step], fail)
+        if step == "collect" and isinstance(error, StorageError):
+            index.add(POOL[50:60])
+        else:
+            with pytest.raises(type(error) if isinstance(error, Exception) else error):
+                index.add(POOL[50:60])
+            with pytest.raises(UncertainCommitError):
+                index.add(POOL[60:61])
+    with FunnelIndex.open(index.path, "rw") as again:
+        again.verify()
+        assert len(again) == 60
+        again.add(POOL[60:61])
+
+
+def test_merge__that_may_not_be_durable_is_kept(
+    index: FunnelIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnel.merging, "SCANNED_SEGMENTS", 2)
+    real = funnel.store.commit.sync
+
+    def sync(path: Path) -> None:
+        if path.name == "manifest" and "merge" in threading.current_thread().name:
+            raise OSError(5, "broken")
+        real(path)
+
+    monkeypatch.setattr(funnel.store.commit, "sync", sync)
+    for start in range(50, 80, 10):
+        index.add(POOL[start : start + 10])
+        index._merger.wait()
+        if index._uncertain:
+            break
+    with FunnelIndex.open(index.path) as again:
+        again.verify()
+        assert again.info["segments"] == 1
+        assert len(again) == len(index)
+
+
+def test_handle__of_an_index_that_was_replaced_changes_nothing(
+    index: FunnelIndex, path: Path
+) -> None:
+    reader = FunnelIndex.open(path)
+    FunnelIndex.build(POOL[100:120], path=path, overwrite=True).close()
+    for handle in (index, reader):
+        with pytest.raises(ConflictError, match="another index"):
+            handle.refresh()
+    with pytest.raises(ConflictError, match="another index"):
+        index.add(POOL[50:51])
+    with FunnelIndex.open(path) as new:
+        new.verify()
+        assert (len(new), new.versions()) == (20, [1])
+    assert len(reader) == 50
+    reader.close()
+
+
+def test_handle__of_an_index_that_is_gone_does_not_make_a_directory(
+    index: FunnelIndex, path: Path
+) -> None:
+    shutil.rmtree(path)
+    with pytest.raises(FunnelError):
+        index.add(POOL[50:51])
+    assert not path.exists()
+
+
+def test_delete__takes_a_mask_for_the_rows_that_the_handle_shows(path: Path) -> None:
+    ids = ["a", "b", "c", "d"]
+    with FunnelIndex.build(POOL[:4], ids=ids, path=path) as one:
+        mask = np.array([True, True, False, False])
+        with FunnelIndex.open(path, "rw") as other:
+            other.upsert(POOL[9:10], ids=["a"])
+        assert one.delete(filter=mask) == 2
+        assert sorted(one.to_arrow().column("id").to_pylist()) == ["c", "d"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork__searches_batches_and_merges(index: FunnelIndex) -> None:
+    expected = index.search(POOL[:20], threads=2).ids.tolist()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        found = index.search(POOL[:20], threads=2).ids.tolist()
+        os._exit(0 if found == expected else 3)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_garbage__leaves_what_somebody_is_building(index: FunnelIndex) -> None:
+    building = index.path / "data" / f"{'2' * 26}.norms.arrow"
+    building.write_bytes(b"not yet")
+    os.utime(building, (1, 1))
+    with merge_lock(index.path) as mine:
+        assert mine
+        index.delete([1])
+        index.compact()
+        assert building.exists()
+    index.delete([2])
+    index.compact()
+    assert not building.exists()
+
+
+def test_close__stays_closed(index: FunnelIndex, path: Path) -> None:
+    def closes() -> None:
+        with index.transaction():
+            index.add(POOL[50:51])
+            index.close()
+
+    with pytest.raises(InvalidArgumentError, match="within a transaction"):
+        closes()
+    assert len(index) == 50
+    reader = FunnelIndex.open(path)
+    manifest = reader._manifest
+    reader.close()
+    with pytest.raises(ClosedError):
+        reader._show(manifest)
+    with pytest.raises(ClosedError):
+        reader.search(POOL[0])
+
+
+def test_close__during_searches_is_a_typed_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("funnel.handle.REFRESH_S", 0.0)
+    FunnelIndex.build(POOL[:50], path=path).close()
+    wrong: list[BaseException] = []
+
+    def search(index: FunnelIndex) -> None:
+        try:
+            while True:
+                index.search(POOL[:2], k=2, threads=1)
+        except ClosedError:
+            pass
+        except BaseException as error:
+            wrong.append(error)
+
+    for _ in range(30):
+        index = FunnelIndex.open(path)
+        threads = [threading.Thread(target=search, args=(index,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.003)
+        index.close()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+def test_transaction__goes_on_after_a_step_that_failed(
+    index: FunnelIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_snapshot(*_: Any, **__: Any) -> None:
+        raise OSError(24, "too many open files")
+
+    before = index.to_arrow(vectors=True)
+    with index.transaction():
+        with pytest.raises(DuplicateIdError):
+            index.add(POOL[50:52], ids=[100, 3])
+        with monkeypatch.context() as patch:
+            patch.setattr("funnel.writing.Snapshot", no_snapshot)
+            with pytest.raises(StorageError):
+                index.upsert(POOL[90:91], ids=[4])
+    assert index.versions() == [1]
+    with index.transaction():
+        with monkeypatch.context() as patch:
+            patch.setattr("funnel.writing.Snapshot", no_snapshot)
+            with pytest.raises(StorageError):
+                index.upsert(POOL[90:91], ids=[4])
+        index.delete([7])
+    assert index.to_arrow(vectors=True) == before.filter(pa.compute.field("id") != 7)
+    index.compact()
+    index.add(POOL[50:51])
+    assert 50 in index
+
+
+def test_ids__never_go_beyond_int64(path: Path) -> None:
+    top = 2**63 - 1
+    with FunnelIndex.build(POOL[:4], path=path) as index:
+        index.add(POOL[4:5], ids=[top - 2])
+        for ids in (None, [top]):
+            with pytest.raises(InvalidArgumentError, match="beyond"):
+                index.add(POOL[5:8], ids=ids and [5, 6, top])
+        assert index.add(POOL[5:6]) == 1
+        assert index.search(POOL[5], k=1).ids.tolist() == [top - 1]
+        assert -(2**40) not in index
+
+
+def test_ids__of_an_index_that_drops_bad_rows_go_on_counting(path: Path) -> None:
+    bad = POOL[:5].copy()
+    bad[2, 0] = np.nan
+    with FunnelIndex.build(bad, path=path, on_bad_vectors="drop") as index:
+        assert index.to_arrow().column("id").to_pylist() == [0, 1, 3, 4]
+        index.add(POOL[5:7])
+        assert index.to_arrow().column("id").to_pylist() == [0, 1, 3, 4, 5, 6]
+        index.delete([0, 1, 3, 4, 5, 6])
+        index.compact()
+        index.upsert(POOL[:1], ids=[3])
+        index.add(POOL[1:2])
+        assert index.to_arrow().column("id").to_pylist() == [3, 7]
+
+
+def test_metadata__fits_the_types_that_are_there(index: FunnelIndex) -> None:
+    index.add(POOL[50:52], metadata={"word": [None, None]})
+    index.add(POOL[52:53], metadata={"word": ["a"], "n": [None]})
+    large = pa.table(
+        {"word": pa.array(["b"], pa.large_string()), "n": pa.array([5], pa.int8())}
+    )
+    index.add(POOL[53:54], metadata=large)
+    coded = pa.table({"word": pa.array(["c"]).dictionary_encode()})
+    index.add(POOL[54:55], metadata=coded)
+    assert index.update_metadata([52], coded) == 1
+    assert index.update_metadata([53], {"word": [None]}) == 1
+    table = index.get([50, 52, 53, 54])
+    assert table.column("word").to_pylist() == [None, "c", None, "c"]
+    assert table.column("n").to_pylist() == [None, None, 5, None]
+    runs = pa.table({"word": pa.RunEndEncodedArray.from_arrays([1], ["x"])})
+    for wrong in (runs, {"n": ["x"]}, {"n": [1.5]}):
+        with pytest.raises(InvalidTypeError):
+            index.add(POOL[55:56], metadata=wrong)
+    index.compact()
+    assert index.get([50, 52, 53, 54]) == table

@@ -65,7 +65,9 @@ def build_index(
         ingest.write_rows(itertools.chain([first], batches), rows, progress)
         named = ingest.kept_ids(ids)
         numbers = ingest.kept_numbers() if named is None else named
-        id_kind = "row" if numbers is None else ingest.write_ids(numbers)
+        if numbers is not None:
+            id_kind = ingest.write_ids(numbers)
+        id_kind = "row" if named is None else id_kind
         projection = _choose(ingest, options, progress)
         segment = SegmentBuilder(ingest, projection, progress).write(name)
     except BaseException:
@@ -139,5 +141,5 @@ def _manifest(
             "dropped_rows": ingest.seen - ingest.rows,
         },
         settings=o.settings(),
-        next_id=ingest.rows if id_kind == "row" else 0,
+        next_id=ingest.seen if id_kind == "row" else 0,
     )

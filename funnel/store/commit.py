@@ -34,13 +34,15 @@ from funnel.errors import (
 )
 from funnel.store.disk import reading, storing
 from funnel.store.layout import problems
+from funnel.store.lock import writer_lock
 from funnel.store.manifest import MAJOR, MINOR, Manifest
 from funnel.store.matrix import FileEntry
 
-MARKER, LOCK, MANIFESTS, DATA = "FUNNEL", "LOCK", "manifest", "data"
+MARKER, MANIFESTS, DATA = "FUNNEL", "manifest", "data"
 VERSION = re.compile(r"[0-9]{20}\.fm")
 _MARKER_FORMAT = struct.Struct("<8sHH16s32xI")  # 64 bytes; the last 4 a CRC-32
 _MARKER_MAGIC = b"FUNNELv1"
+REPLACE_S = 10.0  # to wait for a writer of the index that is replaced
 
 
 def fresh_name() -> str:
@@ -145,7 +147,8 @@ def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
     old = path.parent / f".funnel-{fresh_name()}.replaced"
     if overwrite and path.exists():
         read_marker(path)  # still an index, after all the time of a build
-        path.rename(old)
+        with writer_lock(path, REPLACE_S):
+            path.rename(old)
     elif os.path.lexists(path):
         raise IndexExistsError(f"{path} appeared while the index was built")
     try:
@@ -230,6 +233,20 @@ def _publish(
         write_durably(folder / MARKER, _marker(manifest.uuid), synced=full)
         if full:
             sync(folder)
+
+
+def is_published(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether a manifest is a version of the index, as far as one can tell.
+
+    Where it cannot be told, it is taken for one: its files are left alone.
+    """
+    path = folder / MANIFESTS / f"{manifest.version:020d}.fm"
+    try:
+        return path.read_bytes() == manifest.to_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _marker(uuid: str) -> bytes:

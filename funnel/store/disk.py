@@ -11,6 +11,8 @@ from pathlib import Path
 
 from funnel.errors import FunnelError, StorageError
 
+LOCK, MERGING = "LOCK", "MERGING"  # files that are locked; empty
+
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:

@@ -14,6 +14,7 @@ from funnel.errors import FunnelError
 from funnel.store.commit import DATA, MANIFESTS, kept_versions, sync
 from funnel.store.disk import storing
 from funnel.store.layout import NAME
+from funnel.store.lock import merge_lock
 from funnel.store.manifest import Manifest
 
 STALE_S = 600.0  # a file this old that nobody names was left by a writer that died
@@ -55,13 +56,21 @@ def _remove_manifests(folder: Path, versions: list[int]) -> set[str]:
 
 def _remove_files(folder: Path, kept: set[str], known: set[str]) -> int:
     """Remove files that are not kept, if they are known or old; return their bytes."""
+    with merge_lock(folder) as alone:  # nobody builds without the writer's lock
+        return _remove_unnamed(folder, kept, known, stale=alone)
+
+
+def _remove_unnamed(
+    folder: Path, kept: set[str], known: set[str], *, stale: bool
+) -> int:
     freed, now = 0, time.time()
     for path in (folder / DATA).iterdir():
         if path.name in kept or not NAME.fullmatch(path.name):
             continue
         with contextlib.suppress(FileNotFoundError):
             found = path.stat()
-            if path.name in known or now - found.st_mtime > STALE_S:
+            old = stale and now - found.st_mtime > STALE_S
+            if path.name in known or old:
                 path.unlink()
                 freed += found.st_size
     return freed

@@ -20,6 +20,7 @@ from funnel.store.matrix import BODY_OFFSET, FileEntry
 NAME = re.compile(r"[0-9a-f]{26}\.[a-z_]+[0-9]*\.arrow")
 MAX_DIM = 1 << 24
 MAX_ROWS = 1 << 48
+MAX_ID = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ def _value_problems(m: Manifest) -> Iterator[str]:
             yield f"{name} is {value!r}"
     if not type(m.rows) is type(m.next_id) is int or not 0 <= m.rows <= MAX_ROWS:
         yield "rows or next_id is not a count"
+    elif not 0 <= m.next_id <= MAX_ID:
+        yield "next_id is no id"
     elif m.rows > sum(s.rows for s in m.segments if type(s.rows) is int):
         yield "rows, and those of the segments, do not fit"
     for s in m.segments:
@@ -77,8 +80,8 @@ def _value_problems(m: Manifest) -> Iterator[str]:
             yield "rows or nodes is not a count"
         elif s.rows < 1 or s.nodes > s.rows:
             yield "rows and nodes of a segment do not fit"
-        if type(s.first_id) is not int:
-            yield "first_id is not a number"
+        if type(s.first_id) is not int or not 0 <= s.first_id <= MAX_ID - s.rows:
+            yield "first_id is no id"
         edges = list(s.blocks)
         if s.blocks != m.segments[0].blocks:
             yield "blocks differ between segments"

@@ -64,6 +64,15 @@ class SegmentFiles:
         self._text_ids = self._open_table("ids") if id_kind == "text" else None
         self._numbers = self._mapped("ids") if id_kind != "text" else None
         self._lookup = self._mapped("lookup")
+        self.entry_codes = self._codes_of_entries()
+
+    def _codes_of_entries(self) -> Matrix:
+        """Return the codes of the entries, beside each other."""
+        if ((self.entries < 0) | (self.entries >= len(self.codes))).any():
+            path = self.folder / self.segment.files["entries"].name
+            raise CorruptIndexError(f"{path}: an entry of the graph is no node")
+        codes: Matrix = self.codes[self.entries]
+        return codes
 
     def _mapped(self, role: str) -> Matrix | None:
         """Map a matrix that a segment may lack: one column as one axis."""
@@ -72,12 +81,6 @@ class SegmentFiles:
             return None
         matrix = map_file(self.folder, entry)
         return matrix[:, 0] if entry.width == 1 else matrix
-
-    @cached_property
-    def entry_codes(self) -> Matrix:
-        """Return the codes of the entries, beside each other."""
-        codes: Matrix = self.codes[self.entries]
-        return codes
 
     def described(self, first: int) -> list[int]:
         """Return the segment's row of the table of `kernels/segments.py`.

@@ -13,7 +13,11 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from funnel.errors import CorruptIndexError, InvalidArgumentError
+from funnel.errors import (
+    CorruptIndexError,
+    InvalidArgumentError,
+    InvalidTypeError,
+)
 from funnel.store.disk import reading, storing
 from funnel.store.matrix import FileEntry, hash_file
 
@@ -79,9 +83,18 @@ def plain(table: pa.Table) -> pa.Table:
     """Return a table without dictionaries and views.
 
     A file may hold one dictionary a column only, and views cannot be gathered.
+
+    Raises
+    ------
+    InvalidTypeError
+        For unions and run-end encoded columns, which Arrow cannot gather either.
     """
     for i, field in enumerate(table.schema):
         kind = field.type
+        if pa.types.is_union(kind) or pa.types.is_run_end_encoded(kind):
+            raise InvalidTypeError(
+                f"metadata column {field.name!r} is {kind}: cast it to a plain type"
+            )
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
         if pa.types.is_string_view(kind):
@@ -121,13 +134,11 @@ class MappedTable:
     def __init__(self, path: Path, entry: FileEntry) -> None:
         self._path, self._entry = path, entry
         with reading(path):
-            self._map = pa.memory_map(str(path))
+            self._whole = pa.memory_map(str(path)).read_buffer()
 
     @cached_property
     def table(self) -> pa.Table:
         """Return the table, after comparing its bytes with the manifest's checksum."""
-        self._map.seek(0)
-        whole = self._map.read_buffer()
-        if xxhash.xxh3_128_hexdigest(whole) != self._entry.xxh3:
+        if xxhash.xxh3_128_hexdigest(self._whole) != self._entry.xxh3:
             raise CorruptIndexError(f"{self._path} does not match its checksum")
-        return pa.ipc.open_file(pa.BufferReader(whole)).read_all()
+        return pa.ipc.open_file(pa.BufferReader(self._whole)).read_all()
