@@ -49,6 +49,7 @@ from funnel.errors import (
     FormatVersionError,
     IndexExistsError,
     NotAnIndexError,
+    StorageError,
 )
 from funnel.store.commit import newest_manifest
 from funnel.store.manifest import Manifest
@@ -1205,3 +1206,61 @@ def test_lookup__that_names_rows_which_do_not_exist_is_damage(
                 index.get([identifier])
             with contextlib.suppress(FunnelError):
                 assert identifier not in index
+
+
+# ---- replacing
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["one step", "two steps"])
+@pytest.mark.parametrize("failing", [None, "rename", "sync"])
+def test_overwrite__gives_the_new_index_or_keeps_the_old_one(
+    exchanges: bool,
+    failing: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from funnel.store import commit
+
+    path = tmp_path / "x"
+    build(corpus(), path=path).close()
+    few = corpus()[:40]
+    with monkeypatch.context() as patch:
+        if not exchanges:
+            patch.setattr(commit, "exchange", lambda *_: False)
+        if failing == "rename":
+            patch.setattr(Path, "rename", refuse_second(Path.rename))
+        if failing == "sync":
+            real = commit.sync
+            patch.setattr(
+                commit,
+                "sync",
+                lambda p: refuse() if p == tmp_path else real(p),
+            )
+        if failing == "sync" or (failing and not exchanges):
+            with pytest.raises((StorageError, KeyboardInterrupt)):
+                build(few, path=path, overwrite=True)
+            wanted = ROWS
+        else:
+            build(few, path=path, overwrite=True).close()
+            wanted = 40
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    with FunnelIndex.open(path, "rw") as index:
+        index.verify()
+        assert len(index) == wanted
+
+
+def refuse(*_: Any) -> None:
+    raise OSError(5, "broken")
+
+
+def refuse_second(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a rename that is interrupted the second time, and works the third."""
+    calls = []
+
+    def rename(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    return rename

@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid as uuids
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from funnel.errors import (
     UncertainCommitError,
     UnknownVersionError,
 )
-from funnel.store.disk import reading, storing
+from funnel.store.disk import exchange, reading, storing
 from funnel.store.layout import problems
 from funnel.store.lock import writer_lock
 from funnel.store.manifest import MAJOR, MINOR, Manifest
@@ -144,23 +144,50 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
     sync(staging)
-    old = path.parent / f".funnel-{fresh_name()}.replaced"
     if overwrite and path.exists():
         read_marker(path)  # still an index, after all the time of a build
         with writer_lock(path, REPLACE_S):
-            path.rename(old)
-    elif os.path.lexists(path):
+            _replace(staging, path)
+        return
+    if os.path.lexists(path):
         raise IndexExistsError(f"{path} appeared while the index was built")
+    staging.rename(path)
+    _settle(path, undo=lambda: path.rename(staging))
+
+
+def _replace(staging: Path, path: Path) -> None:
+    """Put a new index in the place of an old one, which is removed.
+
+    In one step on Linux. Elsewhere in two, between which there is nothing at `path`.
+    """
+    if exchange(staging, path):
+        _settle(path, undo=lambda: exchange(staging, path))
+        shutil.rmtree(staging, ignore_errors=True)
+        return
+    old = path.parent / f".funnel-{fresh_name()}.replaced"
+    path.rename(old)
     try:
         staging.rename(path)
-        sync(path.parent)
-    except OSError:  # nothing is to be left behind
-        with contextlib.suppress(OSError):
-            path.rename(staging)
-        with contextlib.suppress(OSError):
-            old.rename(path)
+    except BaseException:
+        old.rename(path)
         raise
+
+    def undo() -> None:
+        path.rename(staging)
+        old.rename(path)
+
+    _settle(path, undo)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _settle(path: Path, undo: Callable[[], object]) -> None:
+    """Make what is at `path` durable; if the disk refuses, nothing is to be left."""
+    try:
+        sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            undo()
+        raise
 
 
 def remove(folder: Path, owner: int) -> None:

@@ -1,11 +1,14 @@
-"""What the system says of a failed read or write, as errors of ours.
+"""What the system does that Python does not, and what it says, as errors of ours.
 
-The number of the error (ENOSPC, EIO, …) is kept.
+The number of an error (ENOSPC, EIO, …) is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,3 +41,26 @@ def _said_of(what: str) -> Iterator[None]:
         ours = StorageError(f"{what}: {error}")
         ours.errno = error.errno
         raise ours from error
+
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, linux/fs.h
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; False where the system cannot.
+
+    Raises
+    ------
+    OSError
+        If it can, but did not.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    paths = os.fsencode(one), os.fsencode(other)
+    if rename(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
