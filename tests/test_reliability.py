@@ -1,0 +1,179 @@
+"""A writer that is killed, or loses its power, leaves an index that is whole.
+
+Quick forms of `reliability/`, and that its power cuts notice a sync that is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reliability.powerloss import (
+    Disk,
+    explore,
+    first_violation,
+    mutants_of,
+    parts_of,
+    recorded,
+    states_of,
+)
+from reliability.trace import (
+    ROOT,
+    Enter,
+    Move,
+    Sync,
+    Trace,
+    Write,
+    cannot_trace,
+    read_line,
+)
+
+REASON = cannot_trace()
+needs_strace = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return recorded(seed=1)
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("by", "where", "least"),
+    [
+        ("KILL", ["--every", "40"], 12),
+        ("INT", ["--only", "link"], 8),  # Ctrl-C as a version is published
+        ("EIO", ["--only", "fsync", "--every", "12"], 7),
+    ],
+)
+def test_kill__leaves_a_whole_index(
+    by: str, where: list[str], least: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "trials.jsonl"
+    command = [sys.executable, "-m", "reliability.kill", "--by", by, *where]
+    done = subprocess.run(
+        [*command, "--out", str(out)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(trials) >= least
+    assert {"absent", "acknowledged"} <= {trial["outcome"] for trial in trials}
+
+
+@needs_strace
+def test_power_cut__leaves_a_whole_index(trace: Trace) -> None:
+    assert trace.forbidden == []
+    outcomes = [outcome for _, outcome in explore(states_of(trace, 50, 1), set())]
+    assert len(outcomes) > 300
+    assert set(outcomes) == {"absent", "acknowledged", "intended"}
+
+
+@needs_strace
+@pytest.mark.parametrize("role", ["data/", "codes"])
+def test_power_cut__shows_that_a_sync_is_needed(trace: Trace, role: str) -> None:
+    ignored = mutants_of(trace)[role]
+    assert first_violation(states_of(trace, 0, 1, ignored), set()) is not None
+
+
+@needs_strace
+def test_trace__has_files_of_every_role(trace: Trace) -> None:
+    assert set(mutants_of(trace)) == {
+        "vectors0", "norms", "codes", "links", "entries", "node_starts", "node_rows",
+        "loose", "ids", "lookup", "metadata", "axes", "deleted", "data/", "FUNNEL",
+        "manifest draft", "manifest/", "manifest/ after removal", "index folder",
+        "parent",
+    }  # fmt: skip
+
+
+# ---- the model of a disk
+
+
+def test_disk__keeps_what_was_synced_and_may_lose_the_rest() -> None:
+    disk = Disk(frozenset({ROOT}), seed=1)
+    steps = [Enter(ROOT, "a", 1), Write(1, 0, b"old"), Sync(1, "a"), Sync(ROOT, "")]
+    for op in [*steps, Write(1, 3, b" new"), Move(ROOT, "a", "b")]:
+        disk.do(op)
+    units = disk.units()
+    assert disk.tree(units, [0, 0]) == {"a": b"old"}
+    assert disk.tree(units, [1, 0]) == {"a": b"old new"}
+    assert disk.tree(units, [0, 1]) == {"b": b"old"}
+    assert disk.tree(units, [1, 1]) == {"b": b"old new"}
+
+
+def test_disk__loses_the_bytes_of_a_file_whose_name_it_kept() -> None:
+    disk = Disk(frozenset({ROOT}), seed=1)
+    for op in (Enter(ROOT, "a", 1), Write(1, 0, b"x" * 700), Sync(ROOT, "")):
+        disk.do(op)
+    (unit,) = disk.units()
+    lost, whole, *parts = (disk.tree([unit], [i])["a"] for i in range(5))
+    assert (lost, whole) == (b"", b"x" * 700)
+    assert bytes(700) in parts
+    assert b"x" * 512 in parts
+
+
+def test_parts__begin_with_none_and_all_and_do_not_repeat() -> None:
+    writes = [Write(1, 4, b"body"), Write(1, 0, b"head")]
+    before, whole, *parts = parts_of(b"", writes, random.Random(1))
+    assert (before, whole) == (b"", b"headbody")
+    assert parts == [bytes(8), bytes(4) + b"body"]
+
+
+# ---- what strace says
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in text.encode())
+
+
+def read(*lines: str) -> Trace:
+    """Return what calls on ``/r/f`` do; ``{f}`` is its path, ``{h}`` its descriptor."""
+    trace, path = Trace("/r"), escaped("/r/f")
+    for line in lines:
+        read_line(trace, "7  " + line.format(f=f'"{path}"', h=f"3<{path}>"))
+    return trace
+
+
+MADE = "openat(AT_FDCWD</>, {f}, O_WRONLY|O_CREAT, 0666) = {h}"
+WRITTEN = r'write({h}, "\x61\x62", 2) = 2'
+
+
+def test_read_line__follows_a_file() -> None:
+    trace = read(
+        MADE, WRITTEN, "lseek({h}, 8, SEEK_SET) = 8", WRITTEN, "fsync({h}) = 0"
+    )
+    written = [Enter(ROOT, "f", 1), Write(1, 0, b"ab"), Write(1, 8, b"ab")]
+    assert trace.ops[:3] == written
+    assert [op.owner for op in trace.ops[3:]] == [1]
+    assert trace.forbidden == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        WRITTEN,
+        "ftruncate({h}, 0) = 0",
+        "openat(AT_FDCWD</>, {f}, O_WRONLY|O_CREAT|O_TRUNC, 0666) = {h}",
+        "mmap(NULL, 8, PROT_READ|PROT_WRITE, MAP_SHARED, {h}, 0) = 0x7f00",
+        "copy_file_range({h}, NULL, {h}, NULL, 8, 0) = 8",
+        "io_uring_setup(8, 0x7f00) = 4",
+    ],
+)
+def test_read_line__forbids_what_changes_a_synced_file(line: str) -> None:
+    assert len(read(MADE, WRITTEN, "fsync({h}) = 0", line).forbidden) == 1
+
+
+def test_read_line__passes_over_calls_that_fail() -> None:
+    failed = (
+        "openat(AT_FDCWD</>, {f}, O_WRONLY|O_CREAT) = -1 EACCES (Permission denied)"
+    )
+    assert read(failed).ops == []
