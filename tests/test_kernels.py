@@ -1141,6 +1141,8 @@ class Corpus:
         for a, b in itertools.pairwise([0, *cuts, n]):
             own = links[a:b] - np.int32(a)
             own[(links[a:b] < a) | (links[a:b] >= b)] = -1  # the end of a list
+            if cuts and links.shape[1]:  # a ring, so that all can be reached
+                own[:, 0] = (np.arange(b - a) + 1) % (b - a)
             part = {
                 "blocks": [block[a:b] for block in self.blocks],
                 "norms": self.norms[a:b], "codes": self.codes[a:b], "links": own,
@@ -1164,6 +1166,7 @@ class Corpus:
         knobs = knobs_for(
             EF=ef or limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
             BY_NORM=metric == "ip", CODE_BYTES=64, COLUMNS=self.norms.shape[1],
+            RANK=ef or limit,  # later segments are walked to their end too
         )  # fmt: skip
         rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
         trace = np.zeros((1 + len(stages), 4), np.int64)
