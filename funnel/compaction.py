@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from funnel.build import build_index
+from funnel.build import Options, build_index
 from funnel.errors import FunnelError
 from funnel.kernels.types import Rows
 from funnel.progress import Progress
@@ -58,27 +58,45 @@ def merge(
     *, refit: bool = False,
 ) -> Merged:  # fmt: skip
     """Make one segment of those from `start` on; with `refit`, of all of them."""
-    m, rows = base.manifest, base.live_rows()
+    rows = base.live_rows()
     rows = rows[rows >= base.firsts[start]]
     if not len(rows):
         return Merged(base, start, rows, None, None)
-    options = replace(options_of(m, threads), transform=None)  # stored transformed
-    ids = _ids(base, rows)
     if refit:
         assert start == 0, "a projection is of all rows"
+        ids, options = _uncounted(base, rows), _options(base, threads)
         built = build_index(
             folder, _batches(base, rows), len(rows), ids, options, progress
         )
         return Merged(base, 0, rows, built.segments[0], built)
-    segment = write_segment(
-        base,
+    ids = _uncounted(base, rows)
+    segment = _written(base, base, folder, rows, ids, threads, progress)
+    return Merged(base, start, rows, segment, None)
+
+
+def _written(
+    under: Snapshot,
+    base: Snapshot,
+    folder: Path,
+    rows: Rows,
+    ids: Ids | None,
+    threads: int,
+    progress: Progress,
+) -> Segment:
+    """Write rows of a snapshot as a segment under the projection of another."""
+    return write_segment(
+        under,
         folder,
         Source(_batches(base, rows), len(rows)),
-        options,
+        _options(base, threads),
         lambda ingest: None if ids is None else ingest.write_ids(ids),
         progress,
     )
-    return Merged(base, start, rows, segment, None)
+
+
+def _options(base: Snapshot, threads: int) -> Options:
+    """Return what an index was made with, for rows that are stored transformed."""
+    return replace(options_of(base.manifest, threads), transform=None)
 
 
 def apply(merged: Merged, draft: Draft, progress: Progress) -> None:
@@ -114,25 +132,10 @@ def apply(merged: Merged, draft: Draft, progress: Progress) -> None:
     rows = now.live_rows()
     rows = rows[rows >= end]
     if len(rows):
-        draft.append(_again(draft, now, rows, progress))
-
-
-def _again(draft: Draft, snapshot: Snapshot, rows: Rows, progress: Progress) -> Segment:
-    """Write rows of an earlier snapshot under the draft's projection."""
-    options = replace(options_of(draft.manifest, draft.threads), transform=None)
-    ids = id_column(snapshot, rows)
-    if snapshot.manifest.id_kind != "text":
-        ids = ids.to_numpy()
-    else:
-        ids = pa.chunked_array([ids])
-    return write_segment(
-        draft.snapshot,
-        draft.folder,
-        Source(_batches(snapshot, rows), len(rows)),
-        options,
-        lambda ingest: ingest.write_ids(ids),
-        progress,
-    )
+        ids, threads = _ids(now, rows), draft.threads
+        draft.append(
+            _written(draft.snapshot, now, draft.folder, rows, ids, threads, progress)
+        )
 
 
 class OvertakenError(Exception):
@@ -163,13 +166,17 @@ def abandon(merged: Merged, folder: Path) -> None:
             (folder / DATA / entry.name).unlink()
 
 
-def _ids(snapshot: Snapshot, rows: Rows) -> Ids | None:
-    """Return the ids of rows; None where they count from 0."""
+def _ids(snapshot: Snapshot, rows: Rows) -> Ids:
+    """Return the ids of rows, as they are stored."""
     if snapshot.manifest.id_kind == "text":
         return pa.chunked_array([id_column(snapshot, rows)])
-    ids = snapshot.ids(rows)
-    counted = snapshot.manifest.id_kind == "row" and (ids == np.arange(len(ids))).all()
-    return None if counted else ids
+    return snapshot.ids(rows)
+
+
+def _uncounted(snapshot: Snapshot, rows: Rows) -> Ids | None:
+    """Return the ids of rows; None where they count from 0, and need not be stored."""
+    ids, kind = _ids(snapshot, rows), snapshot.manifest.id_kind
+    return None if kind == "row" and (ids == np.arange(len(ids))).all() else ids
 
 
 def _batches(snapshot: Snapshot, rows: Rows) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ lock, and takes it only to put the result in its place. The work is in `compacti
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -127,14 +128,13 @@ class Merger:
         merged = merge(
             base, handle.folder, start, spare_cpus(), progress, refit=start == 0
         )
-        try:
-            with handle.changing() as draft:
-                apply(merged, draft, progress)
-        except OvertakenError:
-            abandon(merged, handle.folder)
-        except BaseException:
-            abandon(merged, handle.folder)
-            raise
+        with contextlib.suppress(OvertakenError):
+            try:
+                with handle.changing() as draft:
+                    apply(merged, draft, progress)
+            except BaseException:
+                abandon(merged, handle.folder)
+                raise
         return True
 
     def _advance(self, *_: object) -> None:

@@ -79,14 +79,15 @@ def metadata_of(snapshot: Snapshot, rows: Rows) -> pa.Table | None:
     schema = schema_of(snapshot)
     if not len(schema):
         return None
-    parts = [widened(s.metadata(own), len(own), schema)
-             for s, _, own in snapshot.parts(rows)]  # fmt: skip
+    parts = snapshot.parts(rows)
     if not parts:
         return schema.empty_table()
-    joined = pa.concat_tables(parts)
+    joined = pa.concat_tables(
+        [widened(s.metadata(own), len(own), schema) for s, _, own in parts]
+    )
     if len(snapshot.segments) == 1:
         return joined
-    order = np.concatenate([np.flatnonzero(at) for _, at, _ in snapshot.parts(rows)])
+    order = np.concatenate([np.flatnonzero(at) for _, at, _ in parts])
     return joined.take(np.argsort(order))
 
 
