@@ -161,8 +161,15 @@ def _widened_by_bits(builder: Any, bits: Any) -> Any:
 
 if COMPILED:
 
+    def ask_for(builder: Any, address: Any, nearness: int) -> None:
+        """Ask for the line at an address: 3 for the nearest cache, 2 for the next."""
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, i32, i32, i32])
+        ask = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(ask, [address, i32(0), i32(nearness), i32(1)])
+
     def _prefetcher(nearness: int) -> Any:
-        """Return code that asks for a line: 3 for the nearest cache, 2 for the next."""
+        """Return code that asks for a line of an array."""
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
             array = context.make_array(sig.args[0])(context, builder, args[0])
@@ -172,13 +179,9 @@ if COMPILED:
                 for a in args[1:]
             ]
             offset = builder.add(builder.mul(wide[0], stride), wide[1])
-            pointer, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])
-            ask = cgutils.get_or_insert_function(
-                builder.module, kind, "llvm.prefetch.p0"
-            )
+            pointer = ir.IntType(8).as_pointer()
             address = builder.gep(builder.bitcast(array.data, pointer), [offset])
-            builder.call(ask, [address, i32(0), i32(nearness), i32(1)])
+            ask_for(builder, address, nearness)
             return context.get_dummy_value()
 
         return codegen

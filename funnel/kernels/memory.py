@@ -12,13 +12,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import carray, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from funnel.kernels.jit import COMPILED, kernel
 from funnel.kernels.types import Array
 
 if COMPILED:
+    from funnel.kernels.jit import ask_for
 
     @intrinsic
     def pointer(_context, address):  # type: ignore[no-untyped-def]
@@ -30,16 +30,11 @@ if COMPILED:
         return types.voidptr(types.int64), codegen
 
     def _prefetcher(nearness: int) -> Any:
-        """Return code that asks for a line: 3 for the nearest cache, 2 for the next."""
+        """Return code that asks for a line at an address."""
 
         def codegen(context, builder, _sig, args):  # type: ignore[no-untyped-def]
-            line, i32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [line, i32, i32, i32])
-            ask = cgutils.get_or_insert_function(
-                builder.module, kind, "llvm.prefetch.p0"
-            )
-            address = builder.inttoptr(args[0], line)
-            builder.call(ask, [address, i32(0), i32(nearness), i32(1)])
+            address = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            ask_for(builder, address, nearness)
             return context.get_dummy_value()
 
         return codegen
