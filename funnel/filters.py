@@ -84,6 +84,7 @@ def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
         return ("mask", mask.shape, mask.tobytes()), lambda snapshot: _of_mask(
             snapshot, mask
         )
+    _refuse_flags(given)
     ids = check_ids(given)
     listed = ids.tobytes() if isinstance(ids, np.ndarray) else tuple(ids.to_pylist())
     return ("ids", listed), lambda snapshot: _of_rows(snapshot, rows_of(snapshot, ids))
@@ -92,6 +93,16 @@ def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
 def _bytes_of(expression: pc.Expression) -> bytes:
     """Return an expression as Arrow serialises it; its text may be abridged."""
     return bytes(expression.__reduce__()[1][0])
+
+
+def _refuse_flags(given: Any) -> None:
+    """Refuse zeros and ones: they are meant for a mask, and would be taken for ids."""
+    flags = np.asarray(given) if isinstance(given, np.ndarray) else np.empty(0)
+    if flags.dtype in (np.int8, np.uint8) and len(flags) > 2 and flags.max() <= 1:
+        raise InvalidTypeError(
+            f"filter is {len(flags)} zeros and ones as {flags.dtype}: a mask needs "
+            "bools (mask.astype(bool)), ids are given once"
+        )
 
 
 def is_mask(given: Any) -> bool:

@@ -27,7 +27,7 @@ from funnel.errors import (
     check_number,
     check_whole,
 )
-from funnel.filters import selection_of
+from funnel.filters import is_mask, selection_of
 from funnel.options import check_habits, check_search
 from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
@@ -197,7 +197,8 @@ class Handle:
             Naming what came and what was needed.
         """
         check_habits(habits, "search")
-        snapshot = self._snapshot()
+        # A mask is of the rows that the handle shows, not of a version to come.
+        snapshot = self._shown() if is_mask(filter) else self._snapshot()
         plan = snapshot.remember(
             check_search, k, shortlist, cascade, ef_search, mode, threads, slack
         )
@@ -236,6 +237,8 @@ class Handle:
         snapshot = self._snapshot()
         row = find_rows(snapshot, [identifier], self.path)
         stored = snapshot.vectors(row)[0].astype(np.float32)
+        for name in {"shortlist", "cascade"} & how.keys():
+            how[name] = _one_more(how[name])
         hits = self.search(stored, check_whole("k", k) + 1, **how)
         others = np.array([one != identifier for one in hits.ids.tolist()], bool)
         others[k:] &= not others[:k].all()
@@ -390,3 +393,10 @@ class Handle:
             f"{m.projection} {m.graph_dim}/{m.code_dim}, {m.metric}, {m.dtype}, "
             f"mode={self.mode!r})"
         )
+
+
+def _one_more(keeps: Any) -> Any:
+    """Return a shortlist or a cascade that keeps one row more."""
+    if isinstance(keeps, Cascade):
+        return Cascade([(stage.dim, stage.keep + 1) for stage in keeps])
+    return keeps + 1 if isinstance(keeps, int) else keeps

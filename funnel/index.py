@@ -422,7 +422,7 @@ class FunnelIndex(Handle):
         if (ids is None) == (filter is None):
             raise InvalidArgumentError("delete() takes either ids or a filter")
         if ids is None and is_mask(filter):  # of the rows as this handle shows them
-            shown = self._snapshot()
+            shown = self._shown()
             ids = id_column(shown, selection_of(shown, filter).listed())
         checked = None if ids is None else check_ids(ids)
         with self._changing() as draft:

@@ -207,6 +207,7 @@ def walk(
     (the score less its own) is above 1 + slack times that of the node of that rank, nor
     kept unless it is among the shortlist; nor once so many of the `passing` ones, if
     those are given, have been; nor one below the floor once the best `rank` have been.
+    What is below the floor is not returned.
     """
     score, start = max((code_score(query, codes[e]), -i) for i, e in enumerate(entries))
     entry = int(entries[-start])
@@ -222,7 +223,7 @@ def walk(
         worth = [p for p in results if p[1] not in expanded and p[0] >= limit]
         enough = sum(bool(passing[n]) for n in expanded if len(passing)) >= wanted
         if (enough or not worth) and not waiting:
-            return results, scored
+            return [pair for pair in results if pair[0] >= floor], scored
         arriving, waiting = waiting, []
         if worth and not enough:
             node = worth[0][1]

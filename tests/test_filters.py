@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funnel.build.segment
-from funnel import FunnelIndex
+from funnel import Cascade, FunnelIndex, Stage
 from funnel.errors import (
     DimensionError,
     FunnelError,
@@ -252,6 +252,7 @@ def test_filter__is_evaluated_once_a_version(
         ("lang = 'en'", InvalidTypeError, "must be a dict"),
         (3, InvalidTypeError, "must be a dict"),
         ([True, False], DimensionError, "mask of shape"),
+        (np.uint8([1, 0, 0, 1]), InvalidTypeError, "a mask needs bools"),
         ([1, 2.5], InvalidTypeError, "ids must be"),
         (pc.field("nope") == 1, InvalidArgumentError, "nope"),
         (pc.field("year") + 1, InvalidTypeError, "not bool"),
@@ -279,6 +280,17 @@ def test_min_score__leaves_out_what_scores_less(index: FunnelIndex) -> None:
         assert all(one is None for one in hits.ids[i][count:])
         assert (hits.scores[i][count:] == -np.inf).all()
     assert index.search(QUERIES[0], min_score=2.0).counts == 0
+
+
+def test_similar__keeps_as_many_as_it_was_told_to(index: FunnelIndex) -> None:
+    plain = index.similar("d7", 4, mode="exact").ids.tolist()
+    assert index.similar("d7", 4, shortlist=4).counts == 4
+    cascade = Cascade([Stage(index.full_dim, 4)])
+    assert index.similar("d7", 4, cascade=cascade, shortlist=len(index)).counts == 4
+    widest = Cascade([Stage(index.full_dim, len(index))])
+    assert index.similar("d7", 4, cascade=widest).ids.tolist() == plain
+    with pytest.raises(InvalidArgumentError, match="shortlist"):
+        index.similar("d7", 4, shortlist=3)
 
 
 def test_similar__leaves_out_the_row_itself(index: FunnelIndex) -> None:

@@ -19,11 +19,13 @@ from funnel.graph.adjacency import (
     ENTRIES,
     choose_entries,
     link_unreachable,
+    rooted,
     unreachable,
 )
 from funnel.graph.build import Links
 from funnel.graph.grow import batches, grow_graph
 from funnel.kernels import codes as c
+from funnel.kernels import fours
 from funnel.kernels import funnel as f
 from funnel.kernels import query as q
 from funnel.kernels import rerank as r
@@ -31,7 +33,7 @@ from funnel.kernels import rows as w
 from funnel.kernels import scan as s
 from funnel.kernels import segments as t
 from funnel.kernels import walk as g
-from funnel.kernels.jit import COMPILED, FASTMATH, prefetch, ticks, widen
+from funnel.kernels.jit import COMPILED, FASTMATH, kernel, prefetch, ticks, widen
 
 DIMS = (1, 2, 7, 8, 31, 64, 97, 128)
 DTYPES = ("float32", "float16")
@@ -638,8 +640,6 @@ def run_walk(query, codes, links, entries, ef, stop=EVER, passing=()):
     visited = np.full(n + 64, CANARY, np.uint8)
     visited[32 : 32 + n] = 0
     pool = np.full(ef + g.ROOM + 8, CANARY, np.int64)
-    near = np.full((4, links.shape[1]), CANARY, np.int32)
-    keys = np.full(links.shape[1] + 8, CANARY, np.int64)
     offset = c.code_offset(query)
     place, score = g.best_entry(query, offset, frozen(codes[entries]))
     count, scored = g.walk(
@@ -654,12 +654,8 @@ def run_walk(query, codes, links, entries, ef, stop=EVER, passing=()):
         visited[32 : 32 + n],
         np.uint8(1),
         pool,
-        near[:2],
-        keys,
     )
-    degree = links.shape[1]
-    ends = ((visited, 32 + n), (pool, ef + g.ROOM), (near, 2), (keys, degree))
-    for array, start in ends:
+    for array, start in ((visited, 32 + n), (pool, ef + g.ROOM)):
         assert (array[start:] == CANARY).all()
     assert (visited[:32] == CANARY).all()
     return unpacked(pool[1:], count), scored
@@ -720,7 +716,37 @@ def test_unseen_links__ends_at_what_is_no_node():
     ):
         m = g.unseen_links(frozen(np.int32(links)), codes, visited, np.uint8(3), near)
         assert near[:m].tolist() == expected
+        assert set(near[m : -(-m // 4) * 4].tolist()) <= set(expected)
     assert np.flatnonzero(visited == 3).tolist() == [0, 1, 2, 4, 6, 9]
+
+
+@kernel
+def four_next(query, codes, node, offset, scores):
+    fours.score_next(query, codes, node, offset, scores)
+
+
+@kernel
+def four_listed(query, codes, nodes, at, offset, scores):
+    fours.score_listed(query, codes, nodes, at, offset, scores)
+
+
+@pytest.mark.parametrize("dim", [*DIMS, 192, 4096])
+def test_score_four__equals_one_by_one(dim):
+    codes = drawn_codes(dim, 9, dim)
+    codes[1], codes[2] = 127, -127
+    query, scores = codes[0].copy(), np.full(16, CANARY, np.int32)
+    expected = [naive.code_score(query, code) for code in codes]
+    offset = c.code_offset(query)
+    for node in range(6):
+        four_next(query, frozen(codes), node, offset, scores)
+        assert scores[:4].tolist() == expected[node : node + 4]
+    nodes = np.int32([8, 0, 2, 2, 1, 7, 3, 0, 5])
+    for at in (0, 3, 5):
+        scores[:] = CANARY
+        four_listed(query, frozen(codes), nodes, at, offset, scores)
+        found = [expected[node] for node in nodes[at : at + 4]]
+        assert scores[at : at + 4].tolist() == found
+        assert (np.delete(scores, range(at, at + 4)) == CANARY).all()
 
 
 @pytest.mark.parametrize("top", [1, 127], ids=["many-ties", "few-ties"])
@@ -847,6 +873,24 @@ def test_unreachable__equals_a_breadth_first_search(seed, degree):
     entries = rng.choice(n, 3).astype(np.int32)  # one may come twice
     lost = unreachable(links, entries)
     assert set(lost.tolist()) == set(range(n)) - naive.reachable(links, entries)
+
+
+@laws
+@given(seeds, st.integers(1, 3), st.integers(1, 12))
+def test_rooted__keeps_the_entries_that_lead_to_the_first(seed, degree, count):
+    n = size(80, 30)
+    links = drawn_links(seed, n, degree, connected=False)
+    rng = np.random.default_rng(seed)
+    entries = rng.choice(n, count, replace=False).astype(np.int32)
+    kept = rooted(links, entries).tolist()
+    leading = {
+        root: {e for e in entries.tolist() if root in naive.reachable(links, [e])}
+        for root in entries.tolist()
+    }
+    assert len(kept) == len(set(kept))
+    assert set(kept) == leading[kept[0]]
+    most = max(len(leading[root]) for root in entries[:8].tolist())
+    assert 2 * len(kept) >= count or len(kept) == most
 
 
 @laws

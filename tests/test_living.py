@@ -689,6 +689,20 @@ def test_delete__takes_a_mask_for_the_rows_that_the_handle_shows(path: Path) -> 
         assert sorted(one.to_arrow().column("id").to_pylist()) == ["c", "d"]
 
 
+def test_search__takes_a_mask_for_the_rows_that_the_handle_shows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("funnel.handle.REFRESH_S", 0)
+    with FunnelIndex.build(POOL[:4], ids=["a", "b", "c", "d"], path=path) as one:
+        mask = np.array([True, True, False, False])
+        with FunnelIndex.open(path, "rw") as other:
+            other.upsert(POOL[9:10], ids=["a"])
+            other.delete(["b"])
+        hits = one.search(POOL[0], filter=mask)
+        assert sorted(hits.ids.tolist()) == ["a", "b"]
+        assert one.search(POOL[0]).version > hits.version
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_fork__searches_batches_and_merges(index: FunnelIndex) -> None:
     expected = index.search(POOL[:20], threads=2).ids.tolist()

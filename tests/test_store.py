@@ -52,6 +52,7 @@ from funnel.errors import (
     StorageError,
 )
 from funnel.store.commit import newest_manifest
+from funnel.store.lock import writer_lock
 from funnel.store.manifest import Manifest
 
 ROWS, DIM, BODY = 1_200, 32, 4096
@@ -804,6 +805,20 @@ def test_build__that_is_killed_is_never_openable(
     else:
         assert not (tmp_path / "x").exists()
         build(corpus(), path=tmp_path / "x").close()
+
+
+def test_build__removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    old, young, held = (tmp_path / f".funnel-{i}.building" for i in range(3))
+    for left in (old, young, held):
+        (left / "data").mkdir(parents=True)
+        (left / "data" / "vectors").write_bytes(b"0" * 99)
+    with writer_lock(held, 0):
+        for left in (old, held):
+            os.utime(left, (0, 0))
+        build(corpus(), path=tmp_path / "x").close()
+    assert not old.exists(), "nobody holds it, and it is old"
+    assert young.exists(), "whoever made it may be about to lock it"
+    assert held.exists(), "somebody is building in it"
 
 
 def test_build__without_its_marker_is_never_openable(

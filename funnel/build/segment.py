@@ -17,7 +17,7 @@ from funnel.build.coordinates import (
 )
 from funnel.build.ingest import Ingest
 from funnel.build.nodes import first_equal
-from funnel.graph.adjacency import choose_entries, link_unreachable
+from funnel.graph.adjacency import choose_entries, link_unreachable, rooted
 from funnel.graph.build import Links, build_graph
 from funnel.graph.grow import grow_graph
 from funnel.kernels.codes import code_width
@@ -128,8 +128,9 @@ class SegmentBuilder:
             return {}
         began = time.perf_counter()
         links = self._grown(n) if o.builder == "numba" else self._built(node_rows)
-        entries = choose_entries(links)
+        entries = rooted(links.neighbours, choose_entries(links))
         lost = link_unreachable(links.neighbours, int(entries[0]))
+        entries = rooted(links.neighbours, entries)  # a link of theirs may be gone
         self._put("links", "node", links.neighbours)
         self._put("entries", "node", np.concatenate([entries, lost]))
         return {

@@ -74,6 +74,66 @@ def unreachable(neighbours: Int32s, entries: Int32s) -> Int32s:
     return np.flatnonzero(~reached).astype(np.int32)
 
 
+@kernel
+def leads_to(
+    neighbours: Array, start: int, goals: Array, seen: Array, mark: int, queue: Array
+) -> bool:
+    """Tell whether links lead from a node to one of the goals.
+
+    Parameters
+    ----------
+    neighbours : (n, g) int32
+    start : int
+    goals : (n,) bool
+    seen : (n,) int32, in and out
+        `mark` where a node was seen.
+    mark : int
+        Not in `seen` before.
+    queue : (n,) int32, scratch
+    """
+    queue[0], seen[start], size, at = start, mark, 1, 0
+    while at < size:
+        if goals[queue[at]]:
+            return True
+        links = neighbours[queue[at]]
+        at += 1
+        for j in range(len(links)):
+            node = links[j]
+            if node < 0:
+                break
+            if seen[node] != mark:
+                seen[node] = mark
+                queue[size] = node
+                size += 1
+    return False
+
+
+def rooted(neighbours: Int32s, entries: Int32s) -> Int32s:
+    """Return the entries from which links lead to the first, that one first.
+
+    What is found from it is found from all of them, wherever a walk starts. If they
+    are few, another is taken for the first.
+    """
+    n, best = len(neighbours), entries[:0]
+    seen, queue, mark = np.zeros(n, np.int32), np.empty(n, np.int32), 0
+    for root in entries[:ROUNDS]:
+        goals, left = np.zeros(n, np.bool_), entries[entries != root]
+        goals[root], found = True, [np.array([root], np.int32)]
+        while len(left):
+            leads = np.zeros(len(left), np.bool_)
+            for i, start in enumerate(left):
+                mark += 1
+                leads[i] = leads_to(neighbours, start, goals, seen, mark, queue)
+                goals[start] |= leads[i]
+            found.append(left[leads])
+            left = left[~leads] if leads.any() else left[:0]
+        kept = np.concatenate(found)
+        best = kept if len(kept) > len(best) else best
+        if 2 * len(best) >= len(entries):
+            break
+    return best
+
+
 def link_unreachable(neighbours: Int32s, entry: int) -> Int32s:
     """Link nodes that nothing leads to from a node near them.
 

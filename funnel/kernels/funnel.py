@@ -182,8 +182,6 @@ def retrieve(
         visited,
         next_epoch(visited),
         pool,
-        np.empty((2, degree), np.int32),
-        np.empty(degree, np.int64),
     )
     scored += len(entries)
     size = keep_passing(pool, size, passing, limit)
@@ -243,7 +241,7 @@ def gather(
             pool[1:], size, table[s], knobs[K], knobs[CUT], np.float32(scale), rows,
             scores, m,
         )  # fmt: skip
-        if s > 0:
+        if m > knobs[CUT]:
             m = shorten(candidates, m, knobs[CUT])
     for s in range(len(table)):
         m = add_loose(table[s], rows, scores, m)

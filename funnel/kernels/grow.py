@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.codes import code_offset, score_code
+from funnel.kernels.codes import code_offset
+from funnel.kernels.fours import FOUR, score_listed
 from funnel.kernels.funnel import next_epoch
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
 from funnel.kernels.types import Array
@@ -52,20 +53,23 @@ def choose(
     ----------
     Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 4.
     """
-    kept = 0
+    kept, chosen = 0, np.zeros(limit + FOUR, np.int32)
+    scores = np.empty(limit + FOUR, np.int32)
     for i in range(m):
         node = (keys[i] >> 1) & NODE_MASK
         score, apart = keys[i] >> NODE_BITS, True
-        for j in range(kept):
-            if score_code(codes[node], codes[out[j]], offsets[node]) > score:
-                apart = False
+        for first in range(0, kept, FOUR):
+            score_listed(codes[node], codes, chosen, first, offsets[node], scores)
+            for j in range(first, min(first + FOUR, kept)):
+                apart &= scores[j] <= score
+            if not apart:
                 break
         if apart:
-            out[kept] = node
+            chosen[kept] = node
             kept += 1
             if kept == limit:
                 break
-    out[kept:] = -1
+    out[:kept], out[kept:] = chosen[:kept], -1
 
 
 @kernel
@@ -95,9 +99,7 @@ def find_links(
         As in `search_many`.
     out : (b, M) int32, out
     """
-    degree = links.shape[1]
     pool = np.empty(ef + ROOM, np.int64)
-    near, keys = np.empty((2, degree), np.int32), np.empty(degree, np.int64)
     everything, lowest = np.empty(0, np.uint8), np.int64(LOWEST_SCORE)
     entry_codes = np.empty((len(entries), codes.shape[1]), np.int8)
     for i in range(len(entries)):
@@ -117,8 +119,6 @@ def find_links(
             visited,
             next_epoch(visited),
             pool,
-            near,
-            keys,
         )
         choose(pool[1:], size, codes, offsets, out.shape[1], out[i])
 
@@ -146,7 +146,8 @@ def link_back(
     degree, most = links.shape[1], 0
     for t in range(len(targets)):
         most = max(most, starts[t + 1] - starts[t])
-    ends = np.empty(degree + most, np.int32)
+    ends = np.zeros(degree + most + FOUR, np.int32)
+    scores = np.empty(degree + most + FOUR, np.int32)
     keys = np.empty(degree + most, np.int64)
     for t in range(len(targets)):
         node = targets[t]
@@ -163,9 +164,10 @@ def link_back(
         for i in range(m):
             for byte in range(0, codes.shape[1], LINE_BYTES):
                 prefetch(codes, ends[i], byte)
+        for i in range(0, m, FOUR):
+            score_listed(codes[node], codes, ends, i, offsets[node], scores)
         for i in range(m):
-            score = score_code(codes[node], codes[ends[i]], offsets[node])
-            key = (np.int64(score) << NODE_BITS) | (np.int64(ends[i]) << 1)
+            key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(ends[i]) << 1)
             keys[i] = -key
         keys[:m].sort()
         for i in range(m):

@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from funnel.kernels.codes import score_code
+from funnel.kernels.fours import FOUR, score_listed, score_next
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
 from funnel.kernels.lanes import KEYS, shift_in
 from funnel.kernels.types import Array
@@ -36,8 +37,14 @@ def best_entry(
 
     Descending from one entry point instead loses tight clusters.
     """
-    best, top = 0, np.int32(-2147483648)
-    for i in range(len(entry_codes)):
+    best, top, scores = 0, np.int32(-2147483648), np.empty(FOUR, np.int32)
+    whole = len(entry_codes) // FOUR * FOUR
+    for first in range(0, whole, FOUR):
+        score_next(query, entry_codes, first, offset, scores)
+        for i in range(FOUR):
+            if scores[i] > top:
+                best, top = first + i, scores[i]
+    for i in range(whole, len(entry_codes)):
         score = score_code(query, entry_codes[i], offset)
         if score > top:
             best, top = i, score
@@ -83,7 +90,8 @@ def unseen_links(
     """Write the unvisited nodes of `links` to `near`, ask for their codes, count them.
 
     A link that is not a node (padding, or damage on disk) ends the list. No branch
-    hangs on what was visited: it could not be foreseen.
+    hangs on what was visited: it could not be foreseen. The last one is repeated until
+    a multiple of four is full: `near` has room for that.
     """
     n, width, m = len(codes), codes.shape[1], 0
     for j in range(len(links)):
@@ -96,7 +104,15 @@ def unseen_links(
     for i in range(m):
         for byte in range(0, width, LINE_BYTES):
             prefetch(codes, near[i], byte)
+    for i in range(m, -(-m // FOUR) * FOUR):
+        near[i] = near[m - 1]
     return m
+
+
+@kernel
+def under(score: np.int64) -> np.int64:
+    """Return a key below those of all nodes of a score, above those of lower scores."""
+    return (max(score, np.int64(LOWEST_SCORE + 1)) << NODE_BITS) - 1
 
 
 @kernel
@@ -122,13 +138,15 @@ def absorb(
     codes: Array,
     neighbours: Array,
     near: Array,
+    m: int,
     bound: np.int64,
     pool: Array,
     size: int,
     ef: int,
     keys: Array,
+    scores: Array,
 ) -> tuple[int, int]:
-    """Score the nodes `near` and keep the best of those above `bound` in the pool.
+    """Score the first `m` of `near`, keep the best of those above `bound` in the pool.
 
     Returns
     -------
@@ -136,9 +154,10 @@ def absorb(
         Nodes in the pool now, and the lowest place that one of `near` took.
     """
     fresh, bound = 0, max(bound, pool[ef])
-    for i in range(len(near)):
-        score = score_code(query, codes[near[i]], offset)
-        keys[fresh] = (np.int64(score) << NODE_BITS) | (np.int64(near[i]) << 1)
+    for i in range(0, m, FOUR):
+        score_listed(query, codes, near, i, offset, scores)
+    for i in range(m):
+        keys[fresh] = (np.int64(scores[i]) << NODE_BITS) | (np.int64(near[i]) << 1)
         fresh += int(keys[fresh] > bound)
     lowest = ef
     for i in range(fresh):
@@ -164,8 +183,6 @@ def walk(
     visited: Array,
     epoch: np.uint8,
     pool: Array,
-    near: Array,
-    keys: Array,
 ) -> tuple[int, int]:
     """Walk the graph best first from `entry`, keeping the best `ef` nodes.
 
@@ -190,13 +207,12 @@ def walk(
         When to end before all that are kept have been expanded: see `horizon`, or when
         so many nodes that may be answers have been. Rank and shortlist, how many are
         wanted at least, are at most `ef`. A negative slack never ends a walk, nor does
-        the lowest floor.
+        the lowest floor; a node below that is not kept, unless among the best `rank`
+        to be expanded.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
     pool : (≥ ef + ROOM,) int64, out
         The kept nodes from place 1 on, best first, as packed keys.
-    near : (2, g) int32, scratch
-    keys : (≥ g,) int64, scratch
 
     Returns
     -------
@@ -214,6 +230,9 @@ def walk(
     pool[1] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
     size, at, scored, waiting, side = 1, 0, 0, 0, 0
     passed, flagged = 0, len(passing) > 0
+    room = neighbours.shape[1] + FOUR  # what is scored four at a time may be three more
+    near, scores = np.empty((2, room), np.int32), np.empty(room, np.int32)
+    keys = np.empty(room, np.int64)
     while True:
         found, far = 0, horizon(pool, at, stop)
         if at < size and pool[at + 1] >> NODE_BITS >= far and passed < stop[4]:
@@ -223,24 +242,29 @@ def walk(
                 passed += passing[node]
             found = unseen_links(neighbours[node], codes, visited, epoch, near[side])
         elif waiting == 0:
-            return size, scored
+            break
         scored += waiting
         size, lowest = absorb(
             query,
             offset,
             codes,
             neighbours,
-            near[1 - side][:waiting],
-            min(far << NODE_BITS, pool[stop[1]]),
+            near[1 - side],
+            waiting,
+            max(min(under(far), pool[stop[1]]), min(under(stop[5]), pool[stop[0]])),
             pool,
             size,
             ef,
             keys,
+            scores,
         )
         at = min(at, lowest)
         while at < size and pool[at + 1] & 1:
             at += 1
         waiting, side = found, 1 - side
+    while size > 0 and pool[size] <= under(stop[5]):
+        size -= 1
+    return size, scored
 
 
 @kernel
@@ -291,13 +315,17 @@ def scan(
         Nodes in `pool`.
     """
     clear(pool, limit)
-    size, flagged, lowest = 0, len(passing) > 0, floor << NODE_BITS
+    size, lowest, whole = 0, under(floor), len(codes) // FOUR * FOUR
+    scores = np.empty(FOUR, np.int32)
     for node in range(len(codes)):
-        if flagged and not passing[node]:
-            continue
-        score = score_code(query, codes[node], offset)
+        if node < whole:
+            if node % FOUR == 0:
+                score_next(query, codes, node, offset, scores)
+            score = scores[node % FOUR]
+        else:
+            score = score_code(query, codes[node], offset)
         key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        if key > max(pool[limit], lowest):
+        if key > max(pool[limit], lowest) and (len(passing) == 0 or passing[node]):
             insert(pool, size, limit, key)
             size = min(size + 1, limit)
     return size
@@ -318,17 +346,19 @@ def scan_listed(
     Codes are asked for some nodes ahead: they do not follow each other.
     """
     clear(pool, limit)
-    size, n, width, lowest = 0, len(codes), codes.shape[1], floor << NODE_BITS
-    for i in range(len(listed)):
-        ahead = listed[min(i + AHEAD, len(listed) - 1)]
-        for byte in range(0, width, LINE_BYTES):
-            prefetch(codes, ahead, byte)
-        node = listed[i]
-        if node < 0 or node >= n:
-            continue
-        score = score_code(query, codes[node], offset)
-        key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        if key > max(pool[limit], lowest):
-            insert(pool, size, limit, key)
-            size = min(size + 1, limit)
+    size, n, width, lowest = 0, len(codes), codes.shape[1], under(floor)
+    near, scores = np.empty(FOUR, np.int32), np.empty(FOUR, np.int32)
+    for first in range(0, len(listed), FOUR):
+        m = min(FOUR, len(listed) - first)
+        for i in range(FOUR):
+            ahead = listed[min(first + i + AHEAD, len(listed) - 1)]
+            for byte in range(0, width, LINE_BYTES):
+                prefetch(codes, ahead, byte)
+            near[i] = min(max(listed[first + min(i, m - 1)], 0), n - 1)
+        score_listed(query, codes, near, 0, offset, scores)
+        for i in range(m):
+            key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(near[i]) << 1)
+            if key > max(pool[limit], lowest) and near[i] == listed[first + i]:
+                insert(pool, size, limit, key)
+                size = min(size + 1, limit)
     return size

@@ -23,6 +23,7 @@ from funnel.errors import (
     ConflictError,
     CorruptIndexError,
     FormatVersionError,
+    FunnelError,
     IndexExistsError,
     IndexNotFoundError,
     InvalidArgumentError,
@@ -42,6 +43,8 @@ MARKER, MANIFESTS, DATA = "FUNNEL", "manifest", "data"
 VERSION = re.compile(r"[0-9]{20}\.fm")
 _MARKER_FORMAT = struct.Struct("<8sHH16s32xI")  # 64 bytes; the last 4 a CRC-32
 _MARKER_MAGIC = b"FUNNELv1"
+BUILDING = ".building"  # ends the name of a directory that a build fills
+ABANDONED_S = 600.0  # after which such a directory that nobody locks was left behind
 REPLACE_S = 10.0  # to wait for a writer of the index that is replaced
 
 
@@ -127,19 +130,31 @@ def new_index(path: Path | None, *, overwrite: bool = False) -> Iterator[Path]:
         else:
             check_free(path, overwrite=overwrite)
             path = path.resolve() if path.is_symlink() else path
-            staging = path.parent / f".funnel-{fresh_name()}.building"
+            _remove_abandoned(path.parent)
+            staging = path.parent / f".funnel-{fresh_name()}{BUILDING}"
             staging.mkdir()
     try:
-        with storing(staging):
-            (staging / DATA).mkdir()
-            (staging / MANIFESTS).mkdir()
-        yield staging
-        if path is not None:
-            with storing(path):
-                _put_in_place(staging, path, overwrite=overwrite)
+        with writer_lock(staging, 0):  # it is not abandoned
+            with storing(staging):
+                (staging / DATA).mkdir()
+                (staging / MANIFESTS).mkdir()
+            yield staging
+            if path is not None:
+                with storing(path):
+                    _put_in_place(staging, path, overwrite=overwrite)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove what builds left that were killed: whoever builds holds a lock."""
+    for left in parent.glob(f".funnel-*{BUILDING}"):
+        with contextlib.suppress(FunnelError, OSError):
+            if time.time() - left.stat().st_mtime < ABANDONED_S:
+                continue  # it may be about to be locked
+            with writer_lock(left, 0):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _put_in_place(staging: Path, path: Path, *, overwrite: bool) -> None:
