@@ -38,12 +38,12 @@ class Edit:
     Parameters
     ----------
     verb : str
-        A method of `FunnelIndex`.
+        A method of `FunnelIndex`; "delete_where" is `delete` by the filter of a tag.
     ids : tuple of int
     rows : tuple of int
         Numbers of the vectors that the ids get, if they get any.
     tag : str
-        The metadata that they get.
+        The metadata that they get, or that those which are deleted have.
     """
 
     verb: str
@@ -55,6 +55,8 @@ class Edit:
         """Return what an index that held `state` holds after this."""
         if self.verb == "delete":
             return {i: held for i, held in state.items() if i not in self.ids}
+        if self.verb == "delete_where":
+            return {i: held for i, held in state.items() if held[1] != self.tag}
         if self.verb == "update_metadata":
             return state | {i: (state[i][0], self.tag) for i in self.ids}
         new = zip(self.ids, self.rows, strict=True)
@@ -66,6 +68,8 @@ class Edit:
             index.compact()
         elif self.verb == "delete":
             index.delete(list(self.ids))
+        elif self.verb == "delete_where":
+            index.delete(filter={"tag": self.tag})
         elif self.verb == "update_metadata":
             index.update_metadata(list(self.ids), {"tag": [self.tag] * len(self.ids)})
         else:
@@ -129,26 +133,31 @@ def run(folder: Path, seed: int) -> None:
         for number, edits in enumerate(script(seed)):
             for edit in edits:
                 state = edit.after(state)
-            _note(log, {"intent": number, "state": state})
+            note(log, {"intent": number, "state": state})
             if number == 0:
-                index = _build(folder / INDEX, edits[0])
+                index = built(folder / INDEX, edits[0], auto_compact=False)
             elif len(edits) == 1:
                 edits[0].apply(index)
             else:
                 with index.transaction():
                     for edit in edits:
                         edit.apply(index)
-            _note(log, {"done": number})
+            note(log, {"done": number})
     index.close()
 
 
-def _build(path: Path, edit: Edit) -> FunnelIndex:
+def built(
+    path: Path, edit: Edit, *, overwrite: bool = False, **opening: Any
+) -> FunnelIndex:
+    """Build an index of the rows of an edit; return it, opened as asked."""
     how = {"dims": [CODE_DIM, DIM], "projection": "pca", "code_dim": CODE_DIM}
-    FunnelIndex.build(path=path, **edit.given(), **how, M=4, ef_construction=20).close()
-    return FunnelIndex.open(path, "rw", auto_compact=False)
+    how |= {"M": 4, "ef_construction": 20, "overwrite": overwrite}
+    FunnelIndex.build(path=path, **edit.given(), **how).close()
+    return FunnelIndex.open(path, "rw", **opening)
 
 
-def _note(log: BinaryIO, line: dict[str, Any]) -> None:
+def note(log: BinaryIO, line: dict[str, Any]) -> None:
+    """Write a line to a log, durably."""
     log.write(json.dumps(line).encode() + b"\n")
     os.fsync(log.fileno())
 
@@ -184,9 +193,15 @@ class Promise:
         return Promise(self.acknowledged, intended, self.lines + 1)
 
 
-def promised(log: Path) -> Promise:
-    """Return what a log says; a last line that was cut short says nothing."""
-    promise = Promise()
+def promised(log: Path, promise: Promise = Promise()) -> Promise:
+    """Return what a log says; a last line that was cut short says nothing.
+
+    Parameters
+    ----------
+    log : Path
+    promise : Promise
+        What was promised before the log begins; by default nothing.
+    """
     for line in log.read_bytes().split(b"\n")[:-1] if log.exists() else ():
         promise = promise.after(line)
     return promise
@@ -235,7 +250,8 @@ def _judge(
 ) -> str:
     index.verify("full")
     table = index.to_arrow(vectors=True)
-    ids, tags = table["id"].to_pylist(), table["tag"].to_pylist()
+    ids = table["id"].to_pylist()
+    tags = table["tag"].to_pylist() if ids else []  # an empty index has no columns
     stored = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, DIM)
     assert len(set(ids)) == len(ids) == len(index), f"ids repeat, or not all: {ids}"
     rows = {i: (stored[at].tobytes(), tags[at]) for at, i in enumerate(ids)}

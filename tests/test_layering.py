@@ -48,8 +48,8 @@ HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
 DOORS = {
     "hnswlib": ("graph/build.py",),
     "faiss": ("graph/build.py",),
-    "numba": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
-    "llvmlite": ("kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
+    "numba": ("kernels/fours.py", "kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
+    "llvmlite": ("kernels/fours.py", "kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
     "pyarrow": (
         "store/", "sources.py", "options.py", "reading.py", "handle.py", "build/",
         "writing.py", "compaction.py", "filters.py",
