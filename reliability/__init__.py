@@ -1,1 +1,1 @@
-"""Crash tests: `python -m reliability.kill` and `.powerloss`; `funnel` imports none."""
+"""Crash tests and others: `python -m reliability` runs all; `funnel` imports none."""

@@ -205,10 +205,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--readers", type=int, default=16)
     parser.add_argument("--processes", action="store_true")
+    parser.add_argument("--out", type=Path, help="a JSON line of counts")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="funnel-") as folder:
         found = run(Path(folder), args.seconds, args.readers, processes=args.processes)
     sys.stdout.write(json.dumps(found) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps(found) + "\n")
     bad = found["wrong"] or found["left_descriptors"] or found["left_maps"]
     return int(bool(bad) or found["answers"] == 0)
 

@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -27,47 +27,54 @@ ROWS, DIM, K = 5_000, 32, 10
 PAGE_BYTES = 4096
 LIMIT_S = 20
 RIGHT, ERROR, WRONG, OTHER = 0, 10, 11, 12
+Others: TypeAlias = list[bytes]  # the contents of an index's other files
 OUTCOMES = {RIGHT: "right", ERROR: "error", WRONG: "wrong", OTHER: "other error"}
 
 
 # ---- kinds of damage
 
 
-def flip_bits(data: bytearray, rng: np.random.Generator) -> None:
+def flip_bits(data: bytearray, rng: np.random.Generator, others: Others) -> None:
     """Flip one bit."""
     data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
 
 
-def flip_early(data: bytearray, rng: np.random.Generator) -> None:
+def flip_early(data: bytearray, rng: np.random.Generator, others: Others) -> None:
     """Flip one bit of the first 4 KiB: headers are there."""
     data[int(rng.integers(min(len(data), PAGE_BYTES)))] ^= 1 << int(rng.integers(8))
 
 
-def zero_page(data: bytearray, rng: np.random.Generator) -> None:
+def zero_page(data: bytearray, rng: np.random.Generator, others: Others) -> None:
     """Fill a page with zeros."""
     start = int(rng.integers(-(-len(data) // PAGE_BYTES))) * PAGE_BYTES
     stop = min(len(data), start + PAGE_BYTES)
     data[start:stop] = bytes(stop - start)
 
 
-def random_page(data: bytearray, rng: np.random.Generator) -> None:
+def random_page(data: bytearray, rng: np.random.Generator, others: Others) -> None:
     """Fill a page with random bytes."""
     start = int(rng.integers(-(-len(data) // PAGE_BYTES))) * PAGE_BYTES
     stop = min(len(data), start + PAGE_BYTES)
     data[start:stop] = rng.bytes(stop - start)
 
 
-def cut_short(data: bytearray, rng: np.random.Generator) -> None:
+def cut_short(data: bytearray, rng: np.random.Generator, others: Others) -> None:
     """Cut the file short."""
     del data[int(rng.integers(len(data))) :]
 
 
-DAMAGE: dict[str, Callable[[bytearray, np.random.Generator], None]] = {
+def swap(data: bytearray, rng: np.random.Generator, others: Others) -> None:
+    """Put the bytes of another file of the index in the place of the file's own."""
+    data[:] = others[int(rng.integers(len(others)))]
+
+
+DAMAGE: dict[str, Callable[[bytearray, np.random.Generator, Others], None]] = {
     "one bit": flip_bits,
     "one bit of the first page": flip_early,
     "zeroed page": zero_page,
     "random page": random_page,
     "cut short": cut_short,
+    "another file": swap,
 }
 
 
@@ -227,15 +234,19 @@ def run(name: str, trials: int, seed: int, folder: Path) -> list[dict[str, Any]]
     right = system.answer(whole, queries)
     files = [path for path in sorted(whole.rglob("*")) if path.is_file()]
     files = [path for path in files if path.stat().st_size]
+    held = [path.read_bytes() for path in files]
     rows = []
     for kind, spoil in DAMAGE.items():
+        if spoil is swap and len(files) == 1:
+            continue
         counts: Counter[str] = Counter()
         for at in range(trials):
             place = folder / "trial"
             shutil.copytree(whole, place)
             path = place / files[at % len(files)].relative_to(whole)
             data = bytearray(path.read_bytes())
-            spoil(data, rng)
+            others = [one for one in held if one != data]
+            spoil(data, rng, others)
             path.write_bytes(data)
             counts[outcome(system, place, queries, right)] += 1
             shutil.rmtree(place)

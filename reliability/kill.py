@@ -4,8 +4,9 @@
 of them, killed by strace as it makes that one, and checks what it left. The writers are
 forks of one warm process: each attempt takes a fraction of a second.
 
-With `--by INT` the writer is interrupted there, as by Ctrl-C, with `--by EIO` and
-`--by ENOSPC` the call fails: it then ends with an exception, and must leave as much.
+With `--by INT` the writer is interrupted there, as by Ctrl-C; with `--by EIO`,
+`ENOSPC` or `EROFS` the call fails, as on a bad, a full or a read-only disk: it then
+ends with an exception, and must leave as much.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CALLS = (
 )  # fmt: skip
 FAULTS = {
     "KILL": "signal=KILL", "INT": "signal=INT", "EIO": "error=EIO",
-    "ENOSPC": "error=ENOSPC",
+    "ENOSPC": "error=ENOSPC", "EROFS": "error=EROFS",
 }  # fmt: skip
 LINE = re.compile(r"(\d+) +(\w+)\((.*)")
 ATTACH_S, RUN_S = 20.0, 60.0

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reliability.trace import (
     AGAIN,
@@ -404,7 +405,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--states", type=int, default=2_000, help="drawn at random")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="a JSON line for each state")
+    parser.add_argument("--out", type=Path, help="a JSON line a state or mutant")
     parser.add_argument("--mutants", action="store_true", help="ignore syncs in turn")
     parser.add_argument("--calls", action="store_true", help="each call, not role")
     return parser.parse_args()
@@ -415,9 +416,11 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _run_mutants(trace: Trace, asked: argparse.Namespace, passed: set[bytes]) -> int:
-    """Print what each ignored sync leads to; return how many lead to nothing."""
-    noticed, unexplained = 0, 0
+def _run_mutants(
+    trace: Trace, asked: argparse.Namespace, passed: set[bytes]
+) -> list[dict[str, Any]]:
+    """Print what each ignored sync leads to, and return it."""
+    noticed, unexplained, lines = 0, 0, []
     mutants = mutants_of(trace, each_call=asked.calls)
     _say(f"\n{'ignored':28} {'noticed':8} by")
     for name, ignored in mutants.items():
@@ -430,8 +433,10 @@ def _run_mutants(trace: Trace, asked: argparse.Namespace, passed: set[bytes]) ->
         elif not is_doubled(trace, ignored):
             by, unexplained = "redundant, or a blind spot", unexplained + 1
         _say(f"{name:28} {'yes' if found else 'no':8} {by}")
+        doubled = found is None and is_doubled(trace, ignored)
+        lines.append({"ignored": name, "noticed": bool(found), "doubled": doubled})
     _say(f"{noticed} of {len(mutants)} mutants noticed, {unexplained} not explained")
-    return unexplained
+    return lines
 
 
 def main() -> int:
@@ -452,14 +457,16 @@ def main() -> int:
         lines.append({"cut": state.cut, "state": state.label, "outcome": outcome})
         if kind == VIOLATION:
             _say(f"point {state.cut}, {trace.ops[state.cut - 1]!r:.100}: {lines[-1]}")
-    if asked.out:
-        asked.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
     counts = ", ".join(f"{n} {kind}" for kind, n in sorted(outcomes.items()))
     _say(f"{len(trace.ops)} operations, {len(lines)} different states: {counts}")
     _say(f"{outcomes[VIOLATION]} violations, {len(trace.forbidden)} forbidden calls")
-    unnoticed = 0
+    mutants = []
     if asked.mutants or asked.calls:
-        unnoticed = _run_mutants(trace, asked, passed)
+        mutants = _run_mutants(trace, asked, passed)
+    if asked.out:
+        both = [json.dumps(line) + "\n" for line in [*lines, *mutants]]
+        asked.out.write_text("".join(both))
+    unnoticed = sum(not (one["noticed"] or one["doubled"]) for one in mutants)
     return int(bool(outcomes[VIOLATION] or trace.forbidden or unnoticed))
 
 

@@ -44,12 +44,13 @@ LAYERS = (
     ("__init__",),
 )
 HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
+INTRINSICS = tuple(f"kernels/{name}.py" for name in ("fours", "jit", "lanes", "memory"))
 # Who may import what: paths below `funnel/`, a folder for all its files.
 DOORS = {
     "hnswlib": ("graph/build.py",),
     "faiss": ("graph/build.py",),
-    "numba": ("kernels/fours.py", "kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
-    "llvmlite": ("kernels/fours.py", "kernels/jit.py", "kernels/lanes.py", "kernels/memory.py"),
+    "numba": INTRINSICS,
+    "llvmlite": INTRINSICS,
     "pyarrow": (
         "store/", "sources.py", "options.py", "reading.py", "handle.py", "build/",
         "writing.py", "compaction.py", "filters.py",

@@ -35,3 +35,13 @@ def test_readme__links_lead_somewhere():
     for link in re.findall(r"\]\(([^)#]+)", README):
         if "://" not in link:
             assert (ROOT / link).exists(), link
+
+
+def test_promises__name_tests_that_exist():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    known = set(re.findall(r"^def (test_\w+)\(", tests, flags=re.MULTILINE))
+    known |= {path.name for path in (ROOT / "tests").glob("test_*.py")}
+    said = README + (ROOT / "funnel" / "store" / "FORMAT.md").read_text()
+    named = set(re.findall(r"`(?:tests/)?(test_\w+(?:\.py)?)`", said))
+    assert len(named) > 20
+    assert not named - known
