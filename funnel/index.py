@@ -301,7 +301,8 @@ class FunnelIndex(Handle):
             ones as they come.
         durability : {"full", "fast"}
             "fast" leaves it to the system when changes reach the disk: a power cut may
-            take the last ones, a killed process none.
+            take the last ones or leave an index that does not open, a killed process
+            takes none.
         lock_timeout : float
             Seconds that a change waits for another writer.
         auto_compact : bool
