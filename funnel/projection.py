@@ -86,12 +86,31 @@ def principal_axes(sample: Floats, width: int) -> Floats:
     -------
     (width, d) float32
     """
-    moment = sample.T @ sample
-    vectors = _leading_eigenvectors(moment, width)
+    if 2 * len(sample) < sample.shape[1]:
+        vectors = _few_rows_axes(sample, width)
+    else:
+        vectors = _leading_eigenvectors(sample.T @ sample, width)
     # A direction's sign is arbitrary: fix it, so that equal data give equal axes.
     largest = np.abs(vectors).argmax(axis=0)
     signs = np.sign(vectors[largest, np.arange(vectors.shape[1])])
     return np.ascontiguousarray((vectors * signs).T, dtype=np.float32)
+
+
+def _few_rows_axes(sample: Floats, width: int) -> Floats:
+    """Return what `_leading_eigenvectors` does of fewer rows than dims.
+
+    They span few directions, so their own inner products tell which are the leading
+    ones; what is lacking of `width` is any direction across them.
+    """
+    left = np.linalg.svd(sample.T.astype(np.float64), full_matrices=False)[0]
+    left = left[:, :width]
+    if left.shape[1] == width:
+        return left
+    drawn = np.random.default_rng(0).standard_normal((len(left), width))
+    drawn[:, : left.shape[1]] = left
+    spanned: Floats = np.linalg.qr(drawn)[0]
+    spanned[:, : left.shape[1]] = left
+    return spanned
 
 
 def _leading_eigenvectors(moment: Floats, width: int) -> Floats:

@@ -254,6 +254,16 @@ def choose_links(pairs, codes, limit):
     return kept
 
 
+def join(first, second):
+    """Return the links of two graphs, lists of −1-padded lists, each end once."""
+    joined = []
+    for a, b in zip(first, second, strict=True):
+        ends = [end for end in a if end >= 0]
+        ends += [end for end in b if end >= 0 and end not in ends]
+        joined.append(ends)
+    return joined
+
+
 def grow(codes, M, ef, order, batches, entry_count):
     """Return the links of a graph that grows by `batches` of `order`, as lists.
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import growth, growth_worker, memory_speed, roofline
+from benchmarks import cost_sections, growth, growth_worker, memory_speed, roofline
 from benchmarks.children import ChildError
 from benchmarks.growth_report import along, at_target, between, fit, fits
 from benchmarks.roofline import Rates, Shape, rerank_floor_us, walk_floor_us
@@ -173,6 +173,10 @@ def test_growth__measures_fits_and_draws(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1,200 × 64" in printed
     assert "exponents" in printed
+    said = cost_sections.growth_section(out, tmp_path)
+    assert "| 1,200 × 64 |" in said
+    assert (tmp_path / "growth.png").exists()
+    assert cost_sections.growth_section(tmp_path / "none", tmp_path) == ""
 
 
 def test_large__builds_in_a_limited_process_and_searches(monkeypatch, tmp_path, capsys):
@@ -270,6 +274,10 @@ def test_roofline__writes_and_shows(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "random rows of 256 B" in printed
     assert "1,200 rows" in printed
+    said = cost_sections.floor_section(out)
+    assert "random rows of 256 B" in said
+    assert "## Beside the memory floor" in said
+    assert cost_sections.floor_section(tmp_path / "none") == ""
 
 
 def test_roofline__needs_a_graph(tmp_path, capsys):

@@ -24,6 +24,7 @@ from funnel.graph.adjacency import (
 )
 from funnel.graph.build import Links
 from funnel.graph.grow import batches, grow_graph
+from funnel.graph.halves import are_uneven, directions, joined
 from funnel.kernels import codes as c
 from funnel.kernels import fours
 from funnel.kernels import funnel as f
@@ -876,6 +877,49 @@ def test_unreachable__equals_a_breadth_first_search(seed, degree):
 
 
 @laws
+@given(seeds, st.integers(1, 5), st.integers(1, 5))
+def test_joined__equals_naive(seed, degree, other):
+    n = size(80, 30)
+    first = drawn_links(seed, n, degree, connected=False)
+    second = drawn_links(seed + 1, n, other, connected=False)
+    for links in (first, second):  # a list has each end once
+        for node in range(n):
+            ends = list(dict.fromkeys(links[node][links[node] >= 0].tolist()))
+            links[node] = ends + [-1] * (links.shape[1] - len(ends))
+    levels = np.arange(n, dtype=np.int32)
+    both = joined(Links(first, levels), Links(second, levels[::-1]))
+    assert both.neighbours.shape == (n, degree + other)
+    assert both.neighbours.dtype == np.int32
+    np.testing.assert_array_equal(both.levels, levels)
+    expected = naive.join(first.tolist(), second.tolist())
+    for found, ends in zip(both.neighbours.tolist(), expected, strict=True):
+        assert found == ends + [-1] * (len(found) - len(ends))
+
+
+@pytest.mark.parametrize("dim", [3, 64, 97])
+def test_directions__are_of_one_length(dim):
+    codes = drawn_codes(dim, 200, dim)
+    codes[::2] //= 3
+    codes[7] = 0
+    found = directions(codes)
+    rows = np.delete(codes, 7, axis=0).astype(float)
+    ours = np.delete(found, 7, axis=0).astype(float)
+    lengths = np.linalg.norm(ours, axis=1)
+    cosines = (rows * ours).sum(axis=1) / lengths / np.linalg.norm(rows, axis=1)
+    assert (found[7] == 0).all()
+    assert cosines.min() > 0.99
+    assert np.quantile(lengths, 0.05) > 0.9 * lengths.max()
+
+
+def test_are_uneven__tells_unit_rows_from_others():
+    rng = np.random.default_rng(0)
+    even = np.float32(1 + 1e-3 * rng.standard_normal((500, 1)))
+    assert not are_uneven(even)
+    assert not are_uneven(even[:0])
+    assert are_uneven(np.float32(rng.lognormal(0, 0.3, (500, 1))))
+
+
+@laws
 @given(seeds, st.integers(1, 3), st.integers(1, 12))
 def test_rooted__keeps_the_entries_that_lead_to_the_first(seed, degree, count):
     n = size(80, 30)
@@ -1339,14 +1383,17 @@ def test_search_many__without_stages_scores_by_codes(axes):
         np.testing.assert_allclose(scores[i], oracle[rows[i]], atol=0.02)
 
 
-def test_search_many__pads_where_fewer_nodes_are_linked():
+def test_search_many__scans_where_fewer_nodes_are_linked_than_asked():
     corpus = made_corpus(8, 12, (0, 31, 128), 31)
-    links = np.full((12, 2), -1, np.int32)
+    links, query = np.full((12, 2), -1, np.int32), drawn(9, 1, 128)
     links[4, 0] = 9
-    rows, scores, _ = corpus.search(drawn(9, 1, 128), links, [(128, 4)], 4, entries=[4])
-    assert sorted(rows[0][:2]) == [4, 9]
-    assert rows[0][2:].tolist() == [-1, -1]
-    assert (scores[0][2:] == -np.inf).all()
+    rows, _, _ = corpus.search(query, links, [], 2, entries=[4])
+    assert sorted(rows[0]) == [4, 9]
+    code = np.zeros(64, np.int8)
+    code[:31] = naive.quantise(naive.unit(query[0][:31]))[0]
+    best = [node for _, node in naive.scan_codes(code, corpus.codes, 4)]
+    rows, _, _ = corpus.search(query, links, [], 4, entries=[4])
+    assert rows[0].tolist() == best
 
 
 def test_search_many__a_longer_walk_hands_on_the_shortlist_only():

@@ -342,7 +342,8 @@ def test_page__begins_with_what_is_lost_and_why(tiny_run, tmp_path):
     reasons.write_text('[tiny]\ndiy = "it was made up."\n')
     page = tmp_path / "page"
     folder = str(tiny_run.folder.parent)
-    results_page.main([folder, "--out", str(page), "--reasons", str(reasons)])
+    made = ["--roofline", str(tmp_path / "none"), "--growth", str(tmp_path / "none")]
+    results_page.main([folder, "--out", str(page), "--reasons", str(reasons), *made])
     said = (page / "RESULTS.md").read_text()
     first = said.split("**What was aimed at:**")[0]
     assert "`diy` on tiny" in first

@@ -20,6 +20,7 @@ from funnel.errors import (
     InvalidTypeError,
     UnknownIdError,
 )
+from funnel.projection import principal_axes
 
 MODES = ("funnel", "rerank", "prefix_ann", "prefix", "exact")
 WALKS = ("funnel", "rerank", "prefix_ann")
@@ -588,6 +589,52 @@ def test_inner_product__long_rows_win(make_index):
         assert scores[0] == pytest.approx(expected, rel=CODE_ERROR)
     twice = index.search(2 * query, k=5)
     assert twice.scores == pytest.approx(2 * index.search(query, k=5).scores, rel=1e-6)
+
+
+UNEVEN = {
+    "positive": lambda rng: rng.random((3_000, 16)),
+    "centred": lambda rng: rng.standard_normal((3_000, 16)),
+    "one-far-dim": lambda rng: np.hstack(
+        [rows := rng.random((3_000, 16)), -0.5 * (rows**2).sum(1, keepdims=True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("builder", ["numba", "faiss"])
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_inner_product__of_uneven_rows_finds_the_best(make_index, kind, builder):
+    rng = np.random.default_rng(1)
+    rows = UNEVEN[kind](rng)
+    if kind != "one-far-dim":
+        rows *= rng.lognormal(0, 0.3, (3_000, 1))
+    queries = UNEVEN[kind](rng)[:100]
+    queries[:, 16:] = 1
+    index = make_index(np.float32(rows), metric="ip", builder=builder)
+    best = index.search(np.float32(queries), 10, mode="exact").ids
+    found = index.search(np.float32(queries), 10).ids
+    shared = [len(set(a) & set(b)) for a, b in zip(found, best, strict=True)]
+    assert np.mean(shared) / 10 > 0.98
+
+
+def test_inner_product__gives_as_many_as_asked(make_index):
+    rows = np.random.default_rng(0).random((3_000, 16), dtype=np.float32)
+    index = make_index(rows, metric="ip")
+    for k in (200, 1_500, 3_000):
+        assert (index.search(rows[:20], k).counts == k).all()
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_axes__of_fewer_rows_than_dims_hold_all_their_energy(count):
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((count, 200)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    axes = principal_axes(rows, 64)
+    assert axes.shape == (64, 200)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(64), atol=1e-5)
+    held = np.linalg.norm(rows @ axes.T, axis=1)
+    np.testing.assert_allclose(held, 1, atol=1e-5)
+    energies = ((rows @ axes.T) ** 2).sum(axis=0)
+    assert (np.diff(energies) < 1e-5).all()
 
 
 def test_inner_product__zero_vectors_score_zero(make_index):

@@ -20,12 +20,14 @@ from funnel.build.nodes import first_equal
 from funnel.graph.adjacency import choose_entries, link_unreachable, rooted
 from funnel.graph.build import Links, build_graph
 from funnel.graph.grow import grow_graph
+from funnel.graph.halves import are_uneven, directions, joined
 from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.progress import Progress
 from funnel.projection import Projection
 from funnel.store.manifest import Segment
 from funnel.store.matrix import MatrixWriter, map_body, write_matrix
+from funnel.vectors import unit
 
 Bools = npt.NDArray[np.bool_]
 SCAN_ROWS = 4_000  # below that a scan of all codes is faster than a walk
@@ -127,7 +129,7 @@ class SegmentBuilder:
         if n < SCAN_ROWS:
             return {}
         began = time.perf_counter()
-        links = self._grown(n) if o.builder == "numba" else self._built(node_rows)
+        links = self._linked(node_rows)
         entries = rooted(links.neighbours, choose_entries(links))
         lost = link_unreachable(links.neighbours, int(entries[0]))
         entries = rooted(links.neighbours, entries)  # a link of theirs may be gone
@@ -143,38 +145,50 @@ class SegmentBuilder:
             "seconds": round(time.perf_counter() - began, 3),
         }
 
-    def _grown(self, n: int) -> Links:
+    def _linked(self, node_rows: Rows) -> Links:
+        """Return a graph; under inner product of uneven rows, two halves in one."""
+        o = self._options
+        make = self._grown if o.builder == "numba" else self._built
+        if o.metric != "ip" or o.M < 2 or not are_uneven(self._ingest.sample.norms):
+            return make(node_rows, o.M)
+        by_product = make(node_rows, o.M - o.M // 2)
+        return joined(by_product, make(node_rows, o.M // 2, by_direction=True))
+
+    def _grown(self, node_rows: Rows, M: int, *, by_direction: bool = False) -> Links:
         """Grow a graph over the codes that were written."""
-        o, width = self._options, code_width(self._projection.code_dim)
+        o, n = self._options, len(node_rows)
+        width = code_width(self._projection.code_dim)
+        codes = map_body(self._ingest.path("codes"), n, width, "int8")
         with self._progress.step("graph", n) as advance:
             return grow_graph(
-                map_body(self._ingest.path("codes"), n, width, "int8"),
-                M=o.M,
+                directions(codes) if by_direction else codes,
+                M=M,
                 ef_construction=o.ef_construction,
                 seed=o.seed,
                 threads=o.threads,
                 advance=advance,
             )
 
-    def _built(self, node_rows: Rows) -> Links:
+    def _built(self, node_rows: Rows, M: int, *, by_direction: bool = False) -> Links:
         """Let a library build a graph over the coordinates of the graph's dims."""
         o = self._options
         return build_graph(
-            self._node_batches(node_rows),
+            self._node_batches(node_rows, by_direction=by_direction),
             len(node_rows),
             self._projection.graph_dim,
             builder=o.builder,
-            M=o.M,
+            M=M,
             ef_construction=o.ef_construction,
             seed=o.seed,
             threads=o.threads,
         )
 
-    def _node_batches(self, node_rows: Rows) -> Iterator[Floats]:
+    def _node_batches(self, node_rows: Rows, *, by_direction: bool) -> Iterator[Floats]:
         """Yield the nodes' coordinates, renormalised, in node order."""
         n, c = len(node_rows), self._coordinates
         with self._progress.step("graph", n) as advance:
             for start, stop in c.chunks(n):
                 raw = c.raw(node_rows[start:stop])
-                yield c.of(raw, self._projection.graph_dim)
+                short = c.of(raw, self._projection.graph_dim)
+                yield unit(short) if by_direction else short
                 advance(stop - start)

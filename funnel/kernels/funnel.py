@@ -185,7 +185,8 @@ def retrieve(
     )
     scored += len(entries)
     size = keep_passing(pool, size, passing, limit)
-    if size < min(segment[PASSED], knobs[K]) and floor == LOWEST_SCORE:
+    may = segment[NODES] if segment[PASSED] < 0 else segment[PASSED]
+    if size < min(may, knobs[K]) and floor == LOWEST_SCORE:
         # What may be an answer is out of the walk's reach.
         size = scan(code, offset, codes, passing, limit, floor, pool)
         scored += len(codes)

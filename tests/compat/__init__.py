@@ -1,0 +1,1 @@
+"""Other libraries' own tests, run over `funnel`: `python -m tests.compat.run`."""
