@@ -138,6 +138,8 @@ class Handle:
         cascade: Cascade | None = None,
         ef_search: int | None = None,
         slack: float | None = None,
+        effort: float | None = None,
+        target: float | None = None,
         mode: str = "funnel",
         filter: Any = None,
         min_score: float | None = None,
@@ -154,7 +156,8 @@ class Handle:
         k : int, default 10
             Answers a query; all rows where there are fewer.
         shortlist : int, optional
-            Rows that the walk hands to the cascade; by default max(200, 2 k).
+            Rows that the walk hands to the cascade; by default what `tune` chose, or
+            max(200, 2 k).
         cascade : Cascade, optional
             How the shortlist is reranked; by default what suits the projection.
         ef_search : int, optional
@@ -164,6 +167,10 @@ class Handle:
             as far from the query as the walk's (2 k)-th best. Distances are 1 − cosine
             of the codes. Easy queries end sooner than hard ones: with a long list, the
             same recall for fewer rows (arXiv:2505.15636). By default it never does.
+        effort, target : float, optional
+            Of an index that was tuned (`FunnelIndex.tune`): one dial for all knobs,
+            from 0, the cheapest level, to 1, an exact scan; or the cheapest level that
+            is sure of a target. By default the level that `tune` chose.
         mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
             "funnel": walk, then the cascade. "rerank": walk, then full width at once
             (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
@@ -200,7 +207,16 @@ class Handle:
         # A mask is of the rows that the handle shows, not of a version to come.
         snapshot = self._shown() if is_mask(filter) else self._snapshot()
         plan = snapshot.remember(
-            check_search, k, shortlist, cascade, ef_search, mode, threads, slack
+            check_search,
+            k,
+            shortlist,
+            cascade,
+            ef_search,
+            mode,
+            threads,
+            slack,
+            effort,
+            target,
         )
         m, began = snapshot.manifest, time.perf_counter()
         selection = snapshot.everything

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -24,11 +25,13 @@ from funnel.errors import (
     check_whole,
 )
 from funnel.graph.build import choose_builder
+from funnel.nested import with_measured_dims
 from funnel.plan import MODES, Plan, check_cascade, default_cascade
 from funnel.projection import PROJECTIONS
 from funnel.sources import Batch, Source, open_source
 from funnel.store.ids import Ids, check_distinct, check_ids, keys_of
 from funnel.store.manifest import Manifest
+from funnel.store.tuned import Tuned
 from funnel.threads import cpu_count
 from funnel.vectors import DTYPES, METRICS, TRANSFORMS
 
@@ -50,7 +53,7 @@ HABITS = {
 OURS = {
     "search": (
         "k", "shortlist", "cascade", "ef_search", "slack", "mode", "filter",
-        "min_score", "threads", "trace",
+        "min_score", "threads", "trace", "effort", "target",
     ),
     "build": (
         "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",
@@ -81,9 +84,16 @@ def default_dims(full_dim: int) -> tuple[int, ...]:
     return (*doubled, full_dim)
 
 
-def check_dims(dims: Iterable[int] | None, full_dim: int) -> tuple[int, ...]:
-    """Return nested dims, increasing, ending at full_dim."""
-    if dims is None:
+def is_auto(value: object) -> bool:
+    """Return whether an argument leaves the choice to us in so many letters."""
+    return isinstance(value, str) and value == "auto"
+
+
+def check_dims(
+    dims: Iterable[int] | Literal["auto"] | None, full_dim: int
+) -> tuple[int, ...]:
+    """Return nested dims, increasing, ending at full_dim; "auto" is measured later."""
+    if dims is None or is_auto(dims):
         return default_dims(full_dim)
     if isinstance(dims, str | bytes | set | dict) or not isinstance(dims, Iterable):
         raise InvalidTypeError(
@@ -128,6 +138,8 @@ def prepare_build(
     if first is None:
         raise InvalidArgumentError("there are no embeddings to build from")
     options = check_options(first.vectors.shape[1], **named)
+    if is_auto(named["dims"]):
+        options = with_measured_dims(options, first.vectors)
     batches = itertools.chain([first], source.batches)
     return Source(batches, source.rows), checked, options
 
@@ -167,7 +179,7 @@ def check_options(full_dim: int, **named: Any) -> Options:
     drop = check_choice("on_bad_vectors", named["on_bad_vectors"], ("error", "drop"))
     widths = {}
     for name in ("graph_dim", "code_dim"):
-        given = named[name]
+        given = None if is_auto(named[name]) else named[name]
         if given is not None and check_whole(name, given, 1, 2**31 - 1) > full_dim:
             raise DimensionError(
                 f"{name} is {given}; the embeddings have {full_dim} dims"
@@ -253,9 +265,15 @@ def _joined(own: pa.Table | None, given: pa.Table) -> pa.Table:
 def check_search(
     manifest: Manifest, k: int, shortlist: int | None, cascade: Cascade | None,
     ef_search: int | None, mode: str, threads: int | None, slack: float | None = None,
+    effort: float | None = None, target: float | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan of a search, defaults filled in and everything at most n."""
     check_choice("mode", mode, MODES)
+    typed = any(one is not None for one in (shortlist, cascade, ef_search, slack))
+    if effort is not None or target is not None:
+        _check_dial(manifest, typed or mode != "funnel", effort, target)
+    if manifest.plan and mode == "funnel" and not typed:
+        return _tuned_plan(manifest, k, threads, effort, target)
     n = max(1, manifest.rows)  # an empty index is not searched
     asked = check_whole("k", k, 1, 2**31 - 1)
     k = min(asked, n)
@@ -286,3 +304,41 @@ def check_search(
     elif mode == "rerank":
         cascade = Cascade([(manifest.full_dim, k)])
     return Plan(mode, k, shortlist, ef, cascade, check_threads(threads), slack)
+
+
+def _check_dial(
+    manifest: Manifest, typed: bool, effort: float | None, target: float | None
+) -> None:
+    """Raise unless one of effort and target stands in the place of all knobs."""
+    if typed or None not in (effort, target):
+        raise InvalidArgumentError(
+            "effort and target each stand for all other knobs: give one of them alone"
+        )
+    if not manifest.plan:
+        raise InvalidArgumentError(
+            "effort and target need an index that was tuned: call tune() once"
+        )
+    for name, value in (("effort", effort), ("target", target)):
+        if value is not None and check_share(name, value) > 1:
+            raise InvalidArgumentError(f"{name} is at most 1, not {value}")
+
+
+def _tuned_plan(
+    manifest: Manifest, k: int, threads: int | None,
+    effort: float | None, target: float | None,
+) -> Plan:  # fmt: skip
+    """Return the plan of a level that was tuned; of longer lists for a larger k."""
+    n = max(1, manifest.rows)
+    k = min(check_whole("k", k, 1, 2**31 - 1), n)
+    tuned = Tuned.of(manifest.plan or {})
+    level = tuned.level_of(effort, target)
+    if level is None or level.exact:
+        return Plan("exact", k, k, k, None, check_threads(threads))
+    times = max(1.0, k / tuned.k)
+    shortlist, ef = (
+        min(n, math.ceil(times * rows)) for rows in (level.shortlist, level.ef_search)
+    )
+    cascade = Cascade([(manifest.full_dim, k)])
+    return Plan(
+        "funnel", k, shortlist, ef, cascade, check_threads(threads), level.slack
+    )

@@ -348,3 +348,97 @@ def assert_same_ranking(rows, scores, oracle, tolerance):
         worst = np.sort(oracle)[::-1][k - 1]
         missing = worst - oracle[rows].min()
         assert missing <= tolerance, f"a row is {missing:.3g} below the {k}-th best"
+
+
+def least_level(losses, allowed):
+    """Return the first level that conformal risk control takes; None if none.
+
+    Angelopoulos et al. 2022, arXiv:2208.02814, equation 4, losses of at most 1: by
+    trying each level, each loss the worst of its level and those above.
+    """
+    n, levels = len(losses), len(losses[0])
+    for level in range(levels):
+        total = sum(max(row[level:]) for row in losses)
+        if n / (n + 1) * (total / n) + 1 / (n + 1) <= allowed:
+            return level
+    return None
+
+
+def binomial_cdf(most, n, share):
+    """Return the probability of at most `most` of `n`, each of probability `share`."""
+    return sum(
+        math.comb(n, c) * share**c * (1 - share) ** (n - c)
+        for c in range(min(most, n) + 1)
+    )
+
+
+def dcg(gains, k):
+    """Return the discounted cumulative gain of the first k; Järvelin & Kekäläinen."""
+    return sum(gain / math.log2(i + 2) for i, gain in enumerate(gains[:k]))
+
+
+# ---- adaptive classification
+
+
+def adaptive_stage(confidences, thresholds):
+    """Return the first stage whose confidence is above its threshold, else the last.
+
+    Kusupati et al. 2022, arXiv:2205.13147, section 4.2.1.
+    """
+    for stage, threshold in enumerate(thresholds):
+        if confidences[stage] > threshold:
+            return stage
+    return len(confidences) - 1
+
+
+def adaptive_label(row, heads, thresholds):
+    """Return the class and the probabilities of a row by (dim, weights, bias) heads."""
+    shares, row = [], np.asarray(row, np.float64)
+    for dim, weights, bias in heads:
+        logits = [float(w @ row[:dim] + b) for w, b in zip(weights, bias, strict=True)]
+        powers = [math.exp(logit - max(logits)) for logit in logits]
+        shares.append([power / sum(powers) for power in powers])
+    stage = adaptive_stage([max(one) for one in shares], thresholds)
+    return shares[stage].index(max(shares[stage])), shares[stage]
+
+
+def best_pair_thresholds(confidences, right):
+    """Return a threshold a pair of neighbouring heads: the smallest of the best.
+
+    The same paper's grid search over 100 points of [0, 1], each pair on its own.
+    """
+    grid = [i / 99 for i in range(100)]
+    found = []
+    for stage in range(len(confidences[0]) - 1):
+        hits = [
+            sum(
+                bool(hit[stage] if sure[stage] > point else hit[stage + 1])
+                for sure, hit in zip(confidences, right, strict=True)
+            )
+            for point in grid
+        ]
+        found.append(grid[hits.index(max(hits))])
+    return found
+
+
+def risk_threshold(confidences, right, alpha):
+    """Return the smallest shared threshold whose corrected monotone loss is `alpha`.
+
+    Angelopoulos et al. 2022, arXiv:2208.02814. A row's loss at a threshold is 1 if, at
+    it or at a higher one, it stops at a wrong label while the last head is right. The
+    decisions change at confidences only, so that these and 0 are all that is tried.
+    """
+    n, stages = len(confidences), len(confidences[0])
+    tried = sorted({0.0, *(float(x) for row in confidences for x in row[:-1])})
+    harmed_later, best = set(), math.inf
+    if alpha * (n + 1) < 1:
+        return best
+    for point in reversed(tried):
+        for i in range(n):
+            stage = adaptive_stage(confidences[i], [point] * (stages - 1))
+            if right[i][-1] and not right[i][stage]:
+                harmed_later.add(i)
+        if len(harmed_later) + 1 > alpha * (n + 1):
+            return best
+        best = point
+    return best

@@ -34,6 +34,7 @@ LAYERS = (
     ("search",),
     ("reading",),
     ("filters",),
+    ("nested",),
     ("options",),
     ("writing",),
     ("compaction",),
@@ -41,6 +42,8 @@ LAYERS = (
     ("adapt",),
     ("handle",),
     ("index",),
+    ("cli",),
+    ("__main__",),
     ("__init__",),
 )
 HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
@@ -58,6 +61,8 @@ DOORS = {
     "xxhash": ("store/", "build/"),
     "filelock": ("store/lock.py",),
     "tqdm": ("progress.py",),
+    "rich": ("adapt/tables.py", "cli.py"),
+    "matplotlib": ("adapt/tuning.py",),
 }  # fmt: skip
 ANYWHERE = {"numpy"} | (sys.stdlib_module_names - {"pickle", "shelve", "marshal"})
 NETWORK = {
@@ -66,7 +71,7 @@ NETWORK = {
     "webbrowser", "xmlrpc",
 }  # fmt: skip
 # Numba itself imports scipy where that is installed.
-LATE = ("hnswlib", "faiss", "sklearn", "matplotlib", "pandas", "polars", "tqdm")
+LATE = ("hnswlib", "faiss", "sklearn", "matplotlib", "pandas", "polars", "tqdm", "rich")
 SOURCES = sorted(ROOT.rglob("*.py"))
 
 

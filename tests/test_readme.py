@@ -28,7 +28,7 @@ def test_readme__code_runs(tmp_path, monkeypatch, capsys):
     assert "doc-0 (100, 10)" in printed
     assert "document 7" in printed
     assert "rerank" in printed
-    assert "['doc-7', 'doc-8'] 4999 [1, 2, 3, 4, 5]" in printed
+    assert "['doc-7', 'doc-8'] 4999 [1, 2, 3, 4, 5, 6]" in printed
 
 
 def test_readme__links_lead_somewhere():

@@ -16,6 +16,7 @@ import numpy as np
 from funnel.kernels.codes import code_width
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import BODY_OFFSET, FileEntry
+from funnel.store.tuned import Tuned
 
 NAME = re.compile(r"[0-9a-f]{26}\.[a-z_]+[0-9]*\.arrow")
 MAX_DIM = 1 << 24
@@ -69,6 +70,10 @@ def _value_problems(m: Manifest) -> Iterator[str]:
     ):
         if value not in known:
             yield f"{name} is {value!r}"
+    try:
+        _ = m.plan and Tuned.of(m.plan)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        yield f"plan is none: {error}"
     if not type(m.rows) is type(m.next_id) is int or not 0 <= m.rows <= MAX_ROWS:
         yield "rows or next_id is not a count"
     elif not 0 <= m.next_id <= MAX_ID:

@@ -1,0 +1,326 @@
+"""Choose how much effort a search is worth, by measuring on queries.
+
+One deep walk a setting says which true neighbours each shorter list would hold; the few
+settings that are fastest for what they find are then searched and timed as they are.
+Half of the queries choose the settings, the other half how far one has to go: bounds
+are those of `risk.py`. Called by `FunnelIndex.tune`, which stores what comes out.
+
+q = queries, l = levels, c = candidates of a walk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.adapt.goal import Goal
+from funnel.adapt.risk import least_level, least_sure_level, monotone
+from funnel.adapt.tuning import Tuning
+from funnel.cascade import Cascade, Stage
+from funnel.kernels.types import Floats, Rows
+from funnel.plan import Plan
+from funnel.progress import Progress
+from funnel.search import search
+from funnel.snapshot import Snapshot
+from funnel.store.tuned import Level, Tuned
+
+OWN_QUERIES = 2_000  # rows of the index, where no queries are given
+EXACT_QUERIES = 100  # that tell what a scan takes
+REPEATS = 3  # of each timed search; the fastest counts
+Z95 = 1.96
+TIE = 1e-6  # a score this near to the k-th best is as good
+EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 45, 64, 90)  # times k
+KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10)  # times k
+SLACKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3)
+LOOSE_EFS = (8, 32)  # times k: the longest list of a walk that ends by slack
+STEPS = (
+    0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.0125,
+    0.01, 0.008, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005, 0.0,
+)  # fmt: skip
+Bools = npt.NDArray[np.bool_]
+Losses = npt.NDArray[np.float64]
+Measure = Callable[[Rows, Floats], Losses]
+
+
+class Knobs(NamedTuple):
+    """A setting of a search's knobs, and about what it takes."""
+
+    shortlist: int
+    ef: int
+    slack: float | None
+    us: float = 0.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Queries to tune on, and their exact answers.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+    queries : (q, d) float32
+        Checked and transformed.
+    own : (q,) int64 or None
+        The row that each query is, which is no answer to itself.
+    k : int
+    truth : (q, k) int64
+        The rows of the exact answers.
+    last : (q,) float32
+        The score of the k-th.
+    """
+
+    snapshot: Snapshot
+    queries: Floats
+    own: Rows | None
+    k: int
+    truth: Rows
+    last: Floats
+
+    @property
+    def extra(self) -> int:
+        """Answers to ask for beside k: a query's own row."""
+        return int(self.own is not None)
+
+    def part(self, some: slice) -> Workload:
+        """Return the workload of some of the queries."""
+        own = None if self.own is None else self.own[some]
+        truth, last = self.truth[some], self.last[some]
+        return replace(
+            self, queries=self.queries[some], own=own, truth=truth, last=last
+        )
+
+    def run(self, plan: Plan) -> tuple[Rows, Floats]:
+        """Search; return rows and scores, a query's own row put last."""
+        everything = self.snapshot.everything
+        rows, scores, _ = search(self.snapshot, self.queries, plan, False, everything)
+        if self.own is None:
+            return rows, scores
+        order = np.argsort(rows == self.own[:, None], axis=1, kind="stable")
+        return (
+            np.take_along_axis(rows, order, axis=1),
+            np.take_along_axis(scores, order, axis=1),
+        )
+
+    def timed(self, plan: Plan, repeats: int = REPEATS) -> float:
+        """Return the fastest of some searches, in µs a query."""
+        everything, spent = self.snapshot.everything, []
+        for _ in range(repeats):
+            began = time.perf_counter_ns()
+            search(self.snapshot, self.queries, plan, False, everything)
+            spent.append((time.perf_counter_ns() - began) / 1e3 / len(self.queries))
+        return min(spent)
+
+    def recall_loss(self, rows: Rows, scores: Floats) -> Losses:
+        """Return 1 − knn_recall@k of each query; ties with the k-th are as good."""
+        good = (scores[:, : self.k] >= self.last[:, None] - TIE) & (
+            rows[:, : self.k] >= 0
+        )
+        losses: Losses = 1 - good.sum(axis=1) / self.k
+        return np.maximum(losses, 0)
+
+
+def workload_of(
+    snapshot: Snapshot, queries: Floats | None, k: int, seed: int, threads: int
+) -> Workload:
+    """Return the workload of given queries, or of rows of the index itself."""
+    own = None
+    if queries is None:
+        live = snapshot.live_rows()
+        count = min(OWN_QUERIES, len(live))
+        own = np.random.default_rng(seed).choice(live, count, replace=False)
+        queries = snapshot.vectors(own).astype(np.float32)
+    extra = int(own is not None)
+    plan = Plan("exact", k + extra, k + extra, k + extra, None, threads)
+    none = np.empty((0, k), np.int64), np.empty(0, np.float32)
+    bare = Workload(snapshot, queries, own, k, *none)
+    rows, scores = bare.run(plan)
+    return replace(bare, truth=rows[:, :k], last=scores[:, k - 1])
+
+
+def plan_of(level: Knobs | Level, k: int, full_dim: int, threads: int = 1) -> Plan:
+    """Return the plan of a level: its shortlist is reranked at full width."""
+    if isinstance(level, Level):
+        level = Knobs(level.shortlist, level.ef_search, level.slack)
+    cascade = Cascade([Stage(full_dim, k)])
+    return Plan("funnel", k, level.shortlist, level.ef, cascade, threads, level.slack)
+
+
+def candidates(work: Workload, progress: Progress) -> list[Knobs]:
+    """Return settings that no other beats, by what walks on some queries found.
+
+    A walk's own order says what each shorter shortlist would hold: none is searched.
+    """
+    found: list[tuple[float, Knobs]] = []
+    settings = list(_walks(work))
+    with progress.step("walking", len(settings)) as advance:
+        row_us = _row_us(work)
+        for ef, slack in settings:
+            found += _shortlists(work, ef, slack, row_us)
+            advance(1)
+    return front(found)
+
+
+def front(found: list[tuple[float, Knobs]]) -> list[Knobs]:
+    """Return the cheapest setting for each step of loss, cheapest first."""
+    chosen: dict[Knobs, None] = {}
+    for step in STEPS:
+        good = [knobs for loss, knobs in found if loss <= step]
+        if good:
+            chosen[min(good, key=lambda knobs: knobs.us)] = None
+    return sorted(chosen, key=lambda knobs: knobs.us)
+
+
+def _walks(work: Workload) -> Iterator[tuple[int, float | None]]:
+    """Yield lengths of the walk's list, and slacks."""
+    n = max(s.nodes for s in work.snapshot.manifest.segments)
+    k = work.k + work.extra
+    efs = dict.fromkeys(max(k, min(n, round(times * k))) for times in EFS)
+    yield from zip(efs, itertools.repeat(None))
+    if work.snapshot.manifest.metric == "cosine":
+        loose = dict.fromkeys(max(k, min(n, times * k)) for times in LOOSE_EFS)
+        yield from itertools.product(loose, SLACKS)
+
+
+def _shortlists(
+    work: Workload, ef: int, slack: float | None, row_us: float
+) -> Iterator[tuple[float, Knobs]]:
+    """Walk once; yield the loss and the setting of each shortlist."""
+    k, extra = work.k, work.extra
+    longest = min(ef, round(KEEPS[-1] * k) + extra, work.snapshot.manifest.rows)
+    plan = Plan("prefix_ann", longest, longest, ef, None, 1, slack)
+    us = work.timed(plan)
+    rows, _ = work.run(plan)
+    held = (rows[:, :, None] == work.truth[:, None, :]).any(axis=2)
+    by_length = 1 - np.minimum(1, held.cumsum(axis=1).mean(axis=0) / k)
+    for times in KEEPS:
+        keep = round(times * k)
+        if keep + extra <= longest:
+            knobs = Knobs(keep + extra, ef, slack, us + keep * row_us)
+            yield float(by_length[keep - 1]), knobs
+
+
+def _row_us(work: Workload) -> float:
+    """Return what it takes to rerank one row at full width."""
+    k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
+    ef = min(8 * k, work.snapshot.manifest.rows)
+    few, many = (
+        work.timed(plan_of(Knobs(keep, ef, None), k, full_dim)) for keep in (k, ef)
+    )
+    return max(0.0, many - few) / max(1, ef - k)
+
+
+def measured(
+    work: Workload, settings: list[Knobs], measure: Measure, half: slice,
+    progress: Progress,
+) -> tuple[list[Knobs], Losses]:  # fmt: skip
+    """Search each setting as it is; return those worth their time, and their losses.
+
+    Returns
+    -------
+    settings : list of Knobs
+        By time, as the queries of `half` took it.
+    losses : (q, l) float64
+        Of all queries.
+    """
+    k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
+    timing = work.part(half)
+    found: list[tuple[Knobs, Losses]] = []
+    with progress.step("searching", len(settings)) as advance:
+        for knobs in settings:
+            plan = plan_of(knobs, k, full_dim)
+            losses = measure(*work.run(plan))
+            found.append((knobs._replace(us=timing.timed(plan)), losses))
+            advance(1)
+    found.sort(key=lambda one: one[0].us)
+    kept: list[tuple[Knobs, Losses]] = []
+    for knobs, losses in found:
+        if not kept or losses[half].mean() < kept[-1][1][half].mean():
+            kept.append((knobs, losses))
+    return [knobs for knobs, _ in kept], np.stack([one for _, one in kept], axis=1)
+
+
+def tune(work: Workload, goal: Goal, losses_of: Measure, progress: Progress) -> Tuning:
+    """Choose a level on one half of the queries, and say how sure it is on the other.
+
+    Parameters
+    ----------
+    losses_of : callable
+        Rows and scores, (q, ≥ k) → losses, (q,).
+    """
+    half = len(work.queries) // 2
+    first, second = slice(0, half), slice(half, None)
+    settings = candidates(work.part(first), progress)
+    settings, losses = measured(work, settings, losses_of, first, progress)
+    held_out = monotone(losses[second])
+    exact = Plan("exact", work.k, work.k, work.k, None, 1)
+    exact_us = work.part(slice(0, EXACT_QUERIES)).timed(exact, repeats=1)
+    levels = [
+        Level(one.shortlist - work.extra, one.ef, one.slack, False, loss, one.us)
+        for one, loss in zip(settings, held_out.mean(axis=0).tolist(), strict=True)
+        if one.us < exact_us
+    ]
+    walks = len(levels)
+    levels.append(Level(0, 0, None, True, 0.0, exact_us))
+    chosen = _chosen(levels, held_out[:, :walks], goal)
+    column = losses[second][:, chosen] if chosen < walks else np.zeros(1)
+    quality, spread = 1 - float(column.mean()), float(column.std() / len(column) ** 0.5)
+    tuned = Tuned(work.k, goal.measure, len(held_out), chosen, tuple(levels))
+    return Tuning(
+        tuned, goal.target, goal.confidence, chosen < walks, quality,
+        (quality - Z95 * spread, quality + Z95 * spread), exact_us,
+        work.snapshot.manifest.rows, work.own is not None,
+    )  # fmt: skip
+
+
+def dcg_losses(exact: Rows, gains: list[dict[int, float]], k: int) -> Measure:
+    """Return what measures the share of exact search's DCG@k that is lost.
+
+    The ideal DCG falls out of the ratio: it is that of ndcg@k too.
+
+    Parameters
+    ----------
+    exact : (q, k) int64
+        Rows that exact search finds, best first.
+    gains : list of dict, an entry a query
+        Row → relevance; rows that are not named have none.
+    """
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+
+    def dcg(rows: Rows) -> Losses:
+        found = np.array(
+            [
+                [held.get(row, 0.0) for row in some]
+                for held, some in zip(gains, rows[:, :k].tolist(), strict=True)
+            ]
+        )
+        total: Losses = found @ discounts[: found.shape[1]]
+        return total
+
+    best = dcg(exact)
+
+    def losses(rows: Rows, _scores: Floats) -> Losses:
+        share = np.divide(dcg(rows), best, out=np.ones(len(best)), where=best > 0)
+        lost: Losses = np.clip(1 - share, 0, 1)
+        return lost
+
+    return losses
+
+
+def _chosen(levels: list[Level], losses: Losses, goal: Goal) -> int:
+    """Return the first level that is sure enough; the exact scan if none is."""
+    if goal.target is None:
+        budget_us = 1e3 * (goal.budget_ms or 0)
+        within = [i for i, one in enumerate(levels) if one.us <= budget_us]
+        return max(within, key=lambda i: -levels[i].loss, default=0)
+    allowed = 1 - goal.target
+    if goal.confidence is None:
+        found = least_level(losses, allowed)
+    else:
+        found = least_sure_level(losses, allowed, goal.confidence)
+    return len(levels) - 1 if found is None else found
