@@ -18,17 +18,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from funnel.adapt.explain import explain, why_not
+from funnel.adapt.explanation import Explanation, WhyNot
 from funnel.cascade import Cascade
 from funnel.errors import (
     ClosedError,
     ConflictError,
+    DimensionError,
     FunnelError,
     check_choice,
     check_number,
     check_whole,
 )
 from funnel.filters import is_mask, selection_of
+from funnel.kernels.types import Floats
 from funnel.options import check_habits, check_search
+from funnel.plan import Plan
 from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
@@ -41,6 +46,9 @@ from funnel.store.verify import check_hashes
 from funnel.threads import Threads
 from funnel.vectors import check_queries
 
+EXPLAINED = (
+    "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
+)  # fmt: skip
 REFRESH_S = 1.0  # a handle looks for newer versions as often
 
 
@@ -260,6 +268,72 @@ class Handle:
         others[k:] &= not others[:k].all()
         return Hits(hits.ids[others], hits.scores[others], hits.trace, hits.version)
 
+    def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
+        """Return what a search for one query did: rows, scores and time of every step.
+
+        Parameters
+        ----------
+        query : (full_dim,) array-like
+        k : int
+        **how
+            As in `search`, without `filter`, `min_score` and `trace`.
+
+        Returns
+        -------
+        Explanation
+            Prints as a table.
+
+        Raises
+        ------
+        DimensionError, NonFiniteError, …
+            As `search` does.
+        """
+        snapshot, row, plan = self._one_plan(query, k, how)
+        return explain(snapshot, row, plan, _origin(snapshot.manifest, how))
+
+    def why_not(self, query: Any, identifier: Any, k: int = 10, **how: Any) -> WhyNot:
+        """Return at which step a search loses a row, and what would keep it.
+
+        Replays the search in plain NumPy, and scans the codes where the walk did not
+        hand the row on: milliseconds.
+
+        Parameters
+        ----------
+        query : (full_dim,) array-like
+        identifier : int or str
+            Id of a stored row. A hit gets an answer too.
+        k : int
+        **how
+            As in `explain`.
+
+        Returns
+        -------
+        WhyNot
+            The step, the row's rank and score there and at every dim.
+
+        Raises
+        ------
+        UnknownIdError
+        """
+        snapshot, row, plan = self._one_plan(query, k, how)
+        (wanted,) = find_rows(snapshot, [identifier], self.path).tolist()
+        return why_not(snapshot, row, wanted, plan, identifier)
+
+    def _one_plan(
+        self, query: Any, k: int, how: dict[str, Any]
+    ) -> tuple[Snapshot, Floats, Plan]:
+        """Return the version to read, one checked query, and the plan of a search."""
+        unknown = how.keys() - set(EXPLAINED)
+        check_habits(dict.fromkeys(unknown), "search")
+        snapshot = self._snapshot()
+        m, given = snapshot.manifest, {"mode": "funnel"} | how
+        asked = [given.get(name) for name in EXPLAINED]
+        plan = snapshot.remember(check_search, k, *asked)
+        rows, _ = check_queries(query, m.full_dim, m.metric, m.transform)
+        if len(rows) != 1:
+            raise DimensionError(f"one query is explained at a time, not {len(rows)}")
+        return snapshot, rows, plan
+
     def warmup(self) -> float:
         """Compile, or load from the cache, all that a search needs; return seconds."""
         began = time.perf_counter()
@@ -409,6 +483,13 @@ class Handle:
             f"{m.projection} {m.graph_dim}/{m.code_dim}, {m.metric}, {m.dtype}, "
             f"mode={self.mode!r})"
         )
+
+
+def _origin(manifest: Manifest, how: dict[str, Any]) -> str:
+    """Say where the plan of a search came from."""
+    if how.keys() - {"threads", "effort", "target"}:
+        return "as asked"
+    return "a tuned level" if manifest.plan else "the default plan"
 
 
 def _one_more(keeps: Any) -> Any:
