@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import naive
+import numpy as np
 import pytest
 from conftest import near_rows, turned_rows
 
@@ -126,3 +127,32 @@ def test_explain__says_where_the_plan_came_from(tmp_path: Path):
         assert "as asked" in str(index.explain(QUERIES[0], shortlist=50))
         index.tune(QUERIES.repeat(3, axis=0), target_knn_recall=0.5)
         assert "tuned" in str(index.explain(QUERIES[0]))
+
+
+def test_loss_by_stage__follows_what_exact_search_finds(index: Any):
+    told = index.loss_by_stage(QUERIES, **FUNNEL)
+    exact = index.search(QUERIES, mode="exact").ids
+    found = index.search(QUERIES, **FUNNEL).ids
+    shared = [len(set(a) & set(b)) for a, b in zip(found, exact, strict=True)]
+    assert told.stages[-1].knn_recall == pytest.approx(np.mean(shared) / 10)
+    assert [s.name for s in told.stages] == ["walk", "rerank", "rerank", "rerank"]
+    recalls = [s.knn_recall for s in told.stages]
+    assert recalls == sorted(recalls, reverse=True)
+    assert sum(s.lost for s in told.stages) == pytest.approx(1 - recalls[-1])
+    assert "12 queries" in str(told)
+
+
+def test_loss_by_stage__says_what_each_loses_of_ndcg(index: Any):
+    exact = index.search(QUERIES, mode="exact").ids.tolist()
+    qrels = [{one: float(10 - at) for at, one in enumerate(some)} for some in exact]
+    told = index.loss_by_stage(QUERIES, qrels=qrels, **FUNNEL)
+    found = index.search(QUERIES, **FUNNEL).ids.tolist()
+    shares = [
+        naive.dcg([held.get(one, 0) for one in some], 10)
+        / naive.dcg([held[one] for one in best], 10)
+        for some, best, held in zip(found, exact, qrels, strict=True)
+    ]
+    assert told.stages[-1].ndcg == pytest.approx(np.mean(shares), abs=1e-6)
+    whole = index.loss_by_stage(QUERIES, qrels=qrels, mode="exact")
+    assert whole.stages[-1].ndcg == 1.0
+    assert whole.to_dict()["k"] == 10

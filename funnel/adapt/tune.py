@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -290,26 +290,31 @@ def dcg_losses(exact: Rows, gains: list[dict[int, float]], k: int) -> Measure:
     gains : list of dict, an entry a query
         Row → relevance; rows that are not named have none.
     """
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-
-    def dcg(rows: Rows) -> Losses:
-        found = np.array(
-            [
-                [held.get(row, 0.0) for row in some]
-                for held, some in zip(gains, rows[:, :k].tolist(), strict=True)
-            ]
-        )
-        total: Losses = found @ discounts[: found.shape[1]]
-        return total
-
-    best = dcg(exact)
+    best = discounted(exact.tolist(), gains, k)
 
     def losses(rows: Rows, _scores: Floats) -> Losses:
-        share = np.divide(dcg(rows), best, out=np.ones(len(best)), where=best > 0)
+        share = np.divide(
+            discounted(rows.tolist(), gains, k),
+            best,
+            out=np.ones(len(best)),
+            where=best > 0,
+        )
         lost: Losses = np.clip(1 - share, 0, 1)
         return lost
 
     return losses
+
+
+def discounted(
+    rows: list[list[int]], gains: Sequence[dict[int, float]], k: int
+) -> Losses:
+    """Return the DCG@k of each query's rows (Järvelin & Kekäläinen 2002)."""
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    found = [
+        sum(held.get(row, 0.0) * d for row, d in zip(some[:k], discounts, strict=False))
+        for some, held in zip(rows, gains, strict=True)
+    ]
+    return np.array(found, np.float64)
 
 
 def _chosen(levels: list[Level], losses: Losses, goal: Goal) -> int:

@@ -1,0 +1,142 @@
+"""How much each step of a search loses, over a set of queries.
+
+After each step, what a full-width ranking of the rows that are left would still find.
+Called by `FunnelIndex.loss_by_stage`.
+
+q = queries, s = steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.adapt.replay import Step, prefix_scores, replayed
+from funnel.adapt.tune import TIE, Workload, discounted
+from funnel.kernels.types import Floats
+from funnel.plan import Plan
+from funnel.snapshot import Snapshot
+
+Gains = Sequence[dict[int, float]]
+HEADER = ("after", "dim", "rows", "knn_recall", "lost here")
+
+
+@dataclass(frozen=True)
+class StageLoss:
+    """What is left after a step, means over the queries.
+
+    Parameters
+    ----------
+    name : str
+    dim : int
+    keep : int
+    knn_recall : float
+        Of what exact search finds, the share that is still there.
+    lost : float
+        The share that this step dropped.
+    ndcg : float or None
+        As a share of exact search's, with relevance judgements.
+    ndcg_lost : float or None
+    """
+
+    name: str
+    dim: int
+    keep: int
+    knn_recall: float
+    lost: float
+    ndcg: float | None = None
+    ndcg_lost: float | None = None
+
+
+@dataclass(frozen=True)
+class StageLosses:
+    """The steps of a search in order; prints as a table."""
+
+    stages: tuple[StageLoss, ...]
+    queries: int
+    k: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        judged = self.stages[0].ndcg is not None
+        rows = [[*HEADER, *(["ndcg of exact", "lost here"] if judged else [])]]
+        for one in self.stages:
+            rows.append(
+                [one.name, f"{one.dim:,}", f"{one.keep:,}", f"{one.knn_recall:.4f}",
+                 f"{one.lost:.4f}"]
+            )  # fmt: skip
+            if judged:
+                rows[-1] += [f"{one.ndcg:.4f}", f"{one.ndcg_lost:.4f}"]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [f"{self.queries:,} queries, k = {self.k}"]
+        for row in rows:
+            cells = [cell.rjust(w) for cell, w in zip(row, widths, strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+        return "\n".join(lines)
+
+
+def loss_by_stage(work: Workload, plan: Plan, gains: Gains | None) -> StageLosses:
+    """Replay a search for each query and follow what exact search finds through it.
+
+    Parameters
+    ----------
+    work : Workload
+        Queries and their exact answers.
+    plan : Plan
+    gains : sequence of dict, an entry a query, or None
+        Row → relevance.
+    """
+    left: list[list[tuple[float, float]]] = []
+    steps: list[Step] = []
+    for i in range(len(work.queries)):
+        one = slice(i, i + 1)
+        steps = replayed(work.snapshot, work.queries[one], plan)
+        held = None if gains is None else gains[i]
+        left.append(_left(work.snapshot, work.part(one), steps, held))
+    means = np.array(left).mean(axis=0)  # (s, 2)
+    drops = -np.diff(means, axis=0, prepend=1.0)
+    stages = [
+        StageLoss(step.name, step.dim, step.keep, recall, lost)
+        if gains is None
+        else StageLoss(step.name, step.dim, step.keep, recall, lost, ndcg, ndcg_lost)
+        for step, (recall, ndcg), (lost, ndcg_lost) in zip(
+            steps, means.tolist(), drops.tolist(), strict=True
+        )
+    ]
+    return StageLosses(tuple(stages), len(work.queries), work.k)
+
+
+def _left(
+    snapshot: Snapshot, work: Workload, steps: list[Step],
+    held: dict[int, float] | None,
+) -> list[tuple[float, float]]:  # fmt: skip
+    """Return, after each step, the shares of exact search's recall and DCG."""
+    rows = steps[0].rows
+    scores = _full_scores(snapshot, work.queries[0], rows)
+    best = rows[np.argsort(-scores, kind="stable")]
+    good = rows[scores >= work.last[0] - TIE]
+    found = []
+    for step in steps:
+        kept = step.rows[: step.keep]
+        recall = min(1.0, np.isin(kept, good).sum() / work.k)
+        ndcg = 1.0
+        if held is not None:
+            ranked = best[np.isin(best, kept)][: work.k]
+            exact = discounted([work.truth[0].tolist()], [held], work.k)[0]
+            ours = discounted([ranked.tolist()], [held], work.k)[0]
+            ndcg = min(1.0, ours / exact) if exact > 0 else 1.0
+        found.append((float(recall), float(ndcg)))
+    return found
+
+
+def _full_scores(
+    snapshot: Snapshot, query: Floats, rows: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    return prefix_scores(snapshot, query, rows, snapshot.manifest.full_dim)
