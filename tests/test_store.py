@@ -54,6 +54,7 @@ from funnel.errors import (
 from funnel.store.commit import newest_manifest
 from funnel.store.lock import writer_lock
 from funnel.store.manifest import Manifest
+from funnel.store.matrix import BODY_OFFSET, MatrixWriter, map_body
 
 ROWS, DIM, BODY = 1_200, 32, 4096
 
@@ -805,6 +806,23 @@ def test_build__that_is_killed_is_never_openable(
     else:
         assert not (tmp_path / "x").exists()
         build(corpus(), path=tmp_path / "x").close()
+
+
+def test_matrix__holds_more_than_two_billion_numbers(tmp_path: Path) -> None:
+    rows, width, path = (1 << 31) // 64 + 5, 64, tmp_path / "codes.arrow"
+    writer = MatrixWriter(path, "code", width, "int8")
+    with path.open("r+b") as file:  # holes: they take no room on the disk
+        file.seek(BODY_OFFSET + (rows - 1) * width)
+        file.write(bytes(range(width)))
+    writer.rows = rows
+    writer._file.seek(0, os.SEEK_END)
+    entry = writer.finish()
+    assert entry.rows == rows
+    assert map_body(path, rows, width, "int8")[-1].tolist() == list(range(width))
+    with pa.memory_map(str(path)) as source:
+        column = pa.ipc.open_file(source).get_batch(0).column(0)
+        assert len(column) == rows
+        assert column[rows - 1].as_py() == list(range(width))
 
 
 def test_build__removes_what_a_killed_one_left(tmp_path: Path) -> None:

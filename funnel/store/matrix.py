@@ -103,7 +103,10 @@ def _frame(column: str, array: pa.Array, padding: int) -> _Framing:
     schema = pa.schema([field], metadata={"funnel.padding": " " * padding})
     batch = pa.record_batch([array], schema=schema)
     sink = _Framing()
-    with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as writer:
+    large = pa.ipc.IpcWriteOptions(allow_64bit=True)  # more than 2^31 numbers
+    with pa.ipc.new_file(
+        pa.PythonFile(sink, mode="w"), schema, options=large
+    ) as writer:
         writer.write_batch(batch)
     return sink
 
