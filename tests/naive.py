@@ -421,24 +421,78 @@ def best_pair_thresholds(confidences, right):
     return found
 
 
-def risk_threshold(confidences, right, alpha):
-    """Return the smallest shared threshold whose corrected monotone loss is `alpha`.
+def risk_level(confidences, right, alpha):
+    """Return the lowest level whose corrected monotone loss is at most `alpha`.
 
-    Angelopoulos et al. 2022, arXiv:2208.02814. A row's loss at a threshold is 1 if, at
-    it or at a higher one, it stops at a wrong label while the last head is right. The
-    decisions change at confidences only, so that these and 0 are all that is tried.
+    Angelopoulos et al. 2022, arXiv:2208.02814. At a level, stage j stops what is above
+    its j-th power (from 1): the j-th root of the confidence is above the level. A row's
+    loss at a level is 1 if, at it or at a higher one, it stops at a wrong label while
+    the last head is right. Decisions change at roots only: those and 0 are tried.
     """
-    n, stages = len(confidences), len(confidences[0])
-    tried = sorted({0.0, *(float(x) for row in confidences for x in row[:-1])})
-    harmed_later, best = set(), math.inf
+    n, last = len(confidences), len(confidences[0]) - 1
+    roots = [
+        [row[j] ** (1 / (j + 1)) for j in range(last)] + [0] for row in confidences
+    ]
+    harmed_above, best = set(), math.inf
     if alpha * (n + 1) < 1:
         return best
-    for point in reversed(tried):
+    for level in sorted({0.0, *(x for row in roots for x in row)}, reverse=True):
         for i in range(n):
-            stage = adaptive_stage(confidences[i], [point] * (stages - 1))
+            stage = adaptive_stage(roots[i], [level] * last)
             if right[i][-1] and not right[i][stage]:
-                harmed_later.add(i)
-        if len(harmed_later) + 1 > alpha * (n + 1):
+                harmed_above.add(i)
+        if len(harmed_above) + 1 > alpha * (n + 1):
             return best
-        best = point
+        best = level
     return best
+
+
+# ---- diagnosis
+
+
+def energy_shares(rows, dims):
+    """Return the mean share of a row's squared norm that each prefix holds."""
+    shares = [[norm(row[:dim]) ** 2 / norm(row) ** 2 for row in rows] for dim in dims]
+    return [sum(one) / len(rows) for one in shares]
+
+
+def exact_top(rows, query, own, k=10):
+    """Return the rows of the `k` best cosines, but for `own`, which is the query."""
+    found = top(final_scores(rows, query, "cosine"), k + 1)
+    return [row for row in found if row != own][:k]
+
+
+def prefix_rank(rows, query, own, dim, row):
+    """Return how many rows a prefix scores at least as high as `row`, itself too."""
+    scores = prefix_cosines(rows, query, dim)
+    return sum(scores[i] >= scores[row] for i in range(len(rows)) if i != own)
+
+
+def prefix_recall(rows, queries, owns, dim, shortlist):
+    """Return the share of the exact top 10 that a prefix's shortlist holds."""
+    held = [
+        prefix_rank(rows, query, own, dim, row) <= shortlist
+        for query, own in zip(queries, owns, strict=True)
+        for row in exact_top(rows, query, own)
+    ]
+    return sum(held) / len(held)
+
+
+def relative_contrast(rows, queries, owns, copy=1e-6):
+    """Return the mean distance of unit rows over the mean distance of the nearest.
+
+    He et al. 2012, arXiv:1206.6411, equation 2. Rows whose cosine is within `copy` of 1
+    are the query again, and do not count.
+    """
+    distances, nearest = [], []
+    for query, own in zip(queries, owns, strict=True):
+        mine = [
+            norm(unit(query) - unit(row))
+            for i, row in enumerate(rows)
+            if i != own and unit(query) @ unit(row) < 1 - copy
+        ]
+        distances += mine
+        nearest += [min(mine)] if mine else []
+    if not nearest:
+        return None
+    return (sum(distances) / len(distances)) / (sum(nearest) / len(nearest))

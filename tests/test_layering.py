@@ -42,6 +42,7 @@ LAYERS = (
     ("adapt",),
     ("handle",),
     ("index",),
+    ("classify",),
     ("cli",),
     ("__main__",),
     ("__init__",),
@@ -63,6 +64,7 @@ DOORS = {
     "tqdm": ("progress.py",),
     "rich": ("adapt/tables.py", "cli.py"),
     "matplotlib": ("adapt/tuning.py",),
+    "sklearn": ("classify/",),
 }  # fmt: skip
 ANYWHERE = {"numpy"} | (sys.stdlib_module_names - {"pickle", "shelve", "marshal"})
 NETWORK = {
