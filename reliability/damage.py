@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -25,7 +26,7 @@ import numpy as np
 
 ROWS, DIM, K = 5_000, 32, 10
 PAGE_BYTES = 4096
-LIMIT_S = 20
+LIMIT_S, LIMIT_BYTES = 10, 4 << 30  # of an answer: time, and memory beside what is
 RIGHT, ERROR, WRONG, OTHER = 0, 10, 11, 12
 Others: TypeAlias = list[bytes]  # the contents of an index's other files
 OUTCOMES = {RIGHT: "right", ERROR: "error", WRONG: "wrong", OTHER: "other error"}
@@ -203,6 +204,9 @@ def outcome(system: Stored, folder: Path, queries: np.ndarray, right: Any) -> st
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 2)
         signal.alarm(LIMIT_S)
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + LIMIT_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         os._exit(_answered(system, folder, queries, right))
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
@@ -258,6 +262,7 @@ def main() -> int:
     """Run as a command; fails if funnel crashed, or was wrong though verified."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=400, help="a kind of damage")
+    parser.add_argument("--peer-trials", type=int, default=100, help="of the others")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
@@ -266,7 +271,9 @@ def main() -> int:
     for name in args.systems.split(","):
         with tempfile.TemporaryDirectory(prefix="funnel-") as folder:
             try:
-                found = run(name, args.trials, args.seed, Path(folder))
+                ours = name.startswith("funnel")
+                trials = args.trials if ours else args.peer_trials
+                found = run(name, trials, args.seed, Path(folder))
             except ImportError as error:
                 found = [{"system": name, "missing": str(error)}]
         rows += found
