@@ -21,8 +21,8 @@ import pyarrow as pa
 from funnel.adapt.explain import explain, why_not
 from funnel.adapt.explanation import Explanation, WhyNot
 from funnel.adapt.goal import gains_of
-from funnel.adapt.losses import StageLosses, loss_by_stage
-from funnel.adapt.tune import workload_of
+from funnel.adapt.stage_losses import StageLosses, loss_by_stage
+from funnel.adapt.workload import workload_of
 from funnel.cascade import Cascade
 from funnel.errors import (
     ClosedError,

@@ -17,8 +17,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from funnel.adapt.goal import check_enough, check_goal, gains_of
-from funnel.adapt.tune import Measure, dcg_losses, tune, workload_of
+from funnel.adapt.tune import tune
 from funnel.adapt.tuning import Tuning
+from funnel.adapt.workload import Measure, dcg_losses, workload_of
 from funnel.build import build_index
 from funnel.compaction import compact
 from funnel.errors import (

@@ -105,7 +105,7 @@ FORMS = (
         Form("kill", KILLS, ("--by", by), ("--by", by, "--every", "40"), of_kills(by))
         for by in ("KILL", "INT", "EIO", "ENOSPC", "EROFS")
     ),
-    Form("powerloss", "reliability.powerloss", ("--mutants",),
+    Form("powerloss", "reliability.powerloss", ("--states", "6000", "--mutants"),
          ("--states", "50"), of_power_cuts),
     Form("soak", "reliability.soak", ("--seconds", "300"),
          ("--seconds", "10"), of_rounds),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from funnel import FunnelIndex
 from funnel.adapt import risk
-from funnel.adapt.tune import dcg_losses
+from funnel.adapt.workload import dcg_losses
 from funnel.errors import (
     CorruptIndexError,
     InvalidArgumentError,

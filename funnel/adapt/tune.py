@@ -11,30 +11,22 @@ q = queries, l = levels, c = candidates of a walk.
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from funnel.adapt.goal import Goal
 from funnel.adapt.risk import least_level, least_sure_level, monotone
 from funnel.adapt.tuning import Tuning
+from funnel.adapt.workload import Losses, Measure, Workload
 from funnel.cascade import Cascade, Stage
-from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.progress import Progress
-from funnel.search import search
-from funnel.snapshot import Snapshot
 from funnel.store.tuned import Level, Tuned
 
-OWN_QUERIES = 2_000  # rows of the index, where no queries are given
 EXACT_QUERIES = 100  # that tell what a scan takes
-REPEATS = 3  # of each timed search; the fastest counts
 Z95 = 1.96
-TIE = 1e-6  # a score this near to the k-th best is as good
 EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 45, 64, 90)  # times k
 KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10)  # times k
 SLACKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3)
@@ -43,9 +35,6 @@ STEPS = (
     0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.0125,
     0.01, 0.008, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005, 0.0,
 )  # fmt: skip
-Bools = npt.NDArray[np.bool_]
-Losses = npt.NDArray[np.float64]
-Measure = Callable[[Rows, Floats], Losses]
 
 
 class Knobs(NamedTuple):
@@ -55,92 +44,6 @@ class Knobs(NamedTuple):
     ef: int
     slack: float | None
     us: float = 0.0
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Queries to tune on, and their exact answers.
-
-    Parameters
-    ----------
-    snapshot : Snapshot
-    queries : (q, d) float32
-        Checked and transformed.
-    own : (q,) int64 or None
-        The row that each query is, which is no answer to itself.
-    k : int
-    truth : (q, k) int64
-        The rows of the exact answers.
-    last : (q,) float32
-        The score of the k-th.
-    """
-
-    snapshot: Snapshot
-    queries: Floats
-    own: Rows | None
-    k: int
-    truth: Rows
-    last: Floats
-
-    @property
-    def extra(self) -> int:
-        """Answers to ask for beside k: a query's own row."""
-        return int(self.own is not None)
-
-    def part(self, some: slice) -> Workload:
-        """Return the workload of some of the queries."""
-        own = None if self.own is None else self.own[some]
-        truth, last = self.truth[some], self.last[some]
-        return replace(
-            self, queries=self.queries[some], own=own, truth=truth, last=last
-        )
-
-    def run(self, plan: Plan) -> tuple[Rows, Floats]:
-        """Search; return rows and scores, a query's own row put last."""
-        everything = self.snapshot.everything
-        rows, scores, _ = search(self.snapshot, self.queries, plan, False, everything)
-        if self.own is None:
-            return rows, scores
-        order = np.argsort(rows == self.own[:, None], axis=1, kind="stable")
-        return (
-            np.take_along_axis(rows, order, axis=1),
-            np.take_along_axis(scores, order, axis=1),
-        )
-
-    def timed(self, plan: Plan, repeats: int = REPEATS) -> float:
-        """Return the fastest of some searches, in µs a query."""
-        everything, spent = self.snapshot.everything, []
-        for _ in range(repeats):
-            began = time.perf_counter_ns()
-            search(self.snapshot, self.queries, plan, False, everything)
-            spent.append((time.perf_counter_ns() - began) / 1e3 / len(self.queries))
-        return min(spent)
-
-    def recall_loss(self, rows: Rows, scores: Floats) -> Losses:
-        """Return 1 − knn_recall@k of each query; ties with the k-th are as good."""
-        good = (scores[:, : self.k] >= self.last[:, None] - TIE) & (
-            rows[:, : self.k] >= 0
-        )
-        losses: Losses = 1 - good.sum(axis=1) / self.k
-        return np.maximum(losses, 0)
-
-
-def workload_of(
-    snapshot: Snapshot, queries: Floats | None, k: int, seed: int, threads: int
-) -> Workload:
-    """Return the workload of given queries, or of rows of the index itself."""
-    own = None
-    if queries is None:
-        live = snapshot.live_rows()
-        count = min(OWN_QUERIES, len(live))
-        own = np.random.default_rng(seed).choice(live, count, replace=False)
-        queries = snapshot.vectors(own).astype(np.float32)
-    extra = int(own is not None)
-    plan = Plan("exact", k + extra, k + extra, k + extra, None, threads)
-    none = np.empty((0, k), np.int64), np.empty(0, np.float32)
-    bare = Workload(snapshot, queries, own, k, *none)
-    rows, scores = bare.run(plan)
-    return replace(bare, truth=rows[:, :k], last=scores[:, k - 1])
 
 
 def plan_of(level: Knobs | Level, k: int, full_dim: int, threads: int = 1) -> Plan:
@@ -276,45 +179,6 @@ def tune(work: Workload, goal: Goal, losses_of: Measure, progress: Progress) -> 
         (quality - Z95 * spread, quality + Z95 * spread), exact_us,
         work.snapshot.manifest.rows, work.own is not None,
     )  # fmt: skip
-
-
-def dcg_losses(exact: Rows, gains: list[dict[int, float]], k: int) -> Measure:
-    """Return what measures the share of exact search's DCG@k that is lost.
-
-    The ideal DCG falls out of the ratio: it is that of ndcg@k too.
-
-    Parameters
-    ----------
-    exact : (q, k) int64
-        Rows that exact search finds, best first.
-    gains : list of dict, an entry a query
-        Row → relevance; rows that are not named have none.
-    """
-    best = discounted(exact.tolist(), gains, k)
-
-    def losses(rows: Rows, _scores: Floats) -> Losses:
-        share = np.divide(
-            discounted(rows.tolist(), gains, k),
-            best,
-            out=np.ones(len(best)),
-            where=best > 0,
-        )
-        lost: Losses = np.clip(1 - share, 0, 1)
-        return lost
-
-    return losses
-
-
-def discounted(
-    rows: list[list[int]], gains: Sequence[dict[int, float]], k: int
-) -> Losses:
-    """Return the DCG@k of each query's rows (Järvelin & Kekäläinen 2002)."""
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-    found = [
-        sum(held.get(row, 0.0) * d for row, d in zip(some[:k], discounts, strict=False))
-        for some, held in zip(rows, gains, strict=True)
-    ]
-    return np.array(found, np.float64)
 
 
 def _chosen(levels: list[Level], losses: Losses, goal: Goal) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.adapt.replay import Step, prefix_scores, replayed
-from funnel.adapt.tune import TIE, Workload, discounted
+from funnel.adapt.workload import TIE, Workload, discounted
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
 from funnel.snapshot import Snapshot
