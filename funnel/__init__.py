@@ -1,5 +1,6 @@
 """Funnel retrieval over Matryoshka embeddings: a short walk, then a long rerank."""
 
+from funnel.adapt.diagnose import diagnose
 from funnel.cascade import Cascade, Stage
 from funnel.errors import FunnelError
 from funnel.index import FunnelIndex
@@ -15,4 +16,5 @@ __all__ = [
     "Trace",
     "TraceStage",
     "__version__",
+    "diagnose",
 ]
