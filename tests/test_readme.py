@@ -16,7 +16,7 @@ def blocks(language: str) -> list[str]:
 def test_readme__first_two_commands_run_and_test():
     run, test = blocks("bash")[0].splitlines()[:2]
     assert run.endswith("python -m benchmarks.run --shortlist 200")
-    assert test.endswith("python -m pytest")
+    assert test.endswith("python -m pytest -n logical")
 
 
 def test_readme__code_runs(tmp_path, monkeypatch, capsys):
