@@ -91,7 +91,10 @@ def of_rounds(lines: list[Line]) -> list[Line]:
 
 def of_suites(lines: list[Line]) -> list[Line]:
     """Count how other suites' tests ended, and why not."""
-    counts = Counter((line["suite"], line["outcome"], line["reason"]) for line in lines)
+    counts = Counter(
+        (line["suite"], line["outcome"], line.get("review") or line["reason"])
+        for line in lines
+    )
     names = ("suite", "outcome", "reason")
     return [
         dict(zip(names, key, strict=True)) | {"tests": count}

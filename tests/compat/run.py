@@ -191,7 +191,9 @@ def main(arguments: list[str] | None = None) -> int:
         for suite in given:
             for one in run_suite(suite, asked.seconds):
                 results.append(one._replace(suite=one.suite + label))
-                out.write(json.dumps(results[-1]._asdict()) + "\n")
+                review = review_of(one) if one.outcome == "failed" else ""
+                said = results[-1]._asdict() | {"review": review}
+                out.write(json.dumps(said) + "\n")
                 out.flush()
     sys.stdout.write(tables(results) + "\n")
     failed = [one for one in results if one.outcome == "failed"]
