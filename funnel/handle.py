@@ -216,7 +216,8 @@ class Handle:
         """
         check_habits(habits, "search")
         # A mask is of the rows that the handle shows, not of a version to come.
-        snapshot = self._shown() if is_mask(filter) else self._snapshot()
+        masked = filter is not None and is_mask(filter)
+        snapshot = self._shown() if masked else self._snapshot()
         plan = snapshot.remember(
             check_search,
             k,

@@ -6,6 +6,7 @@ Reads no file, projects no corpus (`build.py`) and no query (`kernels/query.py`)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,9 +161,7 @@ def choose_projection(
         k: probes.rows_needed(rows if k == "prefix" else rows @ axes.T, widths)
         for k in kinds
     }
-    best = {k: _narrowest(measured[k], SHORT) for k in kinds}
-    kind = min(kinds, key=lambda k: _cost(best[k], measured[k][best[k]]))
-    width = best[kind]
+    kind, width = cheapest(measured)
     # A graph may be coarser than the codes that are scored on it, and builds faster.
     g = graph_dim or min(_narrowest(measured[kind], GRAPH_SHORT), code_dim or full_dim)
     c = code_dim or max(width, g)
@@ -178,6 +177,19 @@ def choose_projection(
         asked,
         len(rows),
     )
+
+
+def cheapest(measured: Mapping[str, dict[int, int]]) -> tuple[str, int]:
+    """Return the projection and the width with which a search costs least.
+
+    Parameters
+    ----------
+    measured : mapping of str to dict of int to int
+        For each projection, the rows of a shortlist that each width needs.
+    """
+    best = {kind: _narrowest(needed, SHORT) for kind, needed in measured.items()}
+    kind = min(best, key=lambda k: _cost(best[k], measured[k][best[k]]))
+    return kind, best[kind]
 
 
 class Probes:

@@ -63,6 +63,25 @@ def lost_rows(index: FunnelIndex) -> int:
     return lost
 
 
+def judged(index: FunnelIndex, queries: np.ndarray) -> tuple[float, int]:
+    """Return what `knn_recall` and `lost_rows` say of an index."""
+    return knn_recall(index, queries), lost_rows(index)
+
+
+def compared(
+    change: str, n: int, fresh: tuple[float, int], after: tuple[float, int]
+) -> Found:
+    """Return what a change did to what `judged` says, as a JSON line holds it."""
+    return {
+        "change": change,
+        "rows": n,
+        "knn_recall_of_fresh": fresh[0],
+        "knn_recall": after[0],
+        "lost_of_fresh": fresh[1],
+        "lost": after[1],
+    }
+
+
 def upserts(folder: Path, n: int, rounds: int, seed: int) -> Found:
     """Replace a tenth of the rows and compact, `rounds` times."""
     rows, rng = Rows(seed), np.random.default_rng(seed + 1)
@@ -77,16 +96,10 @@ def upserts(folder: Path, n: int, rounds: int, seed: int) -> Found:
         with FunnelIndex.build(
             index.vectors(), path=fresh_path, projection="pca"
         ) as fresh:
-            before, lost_fresh = knn_recall(fresh, queries), lost_rows(fresh)
-        after, lost = knn_recall(index, queries), lost_rows(index)
-    return {
-        "change": f"{rounds} rounds of upserts of {SHARE:.0%}, each compacted",
-        "rows": n,
-        "knn_recall_of_fresh": before,
-        "knn_recall": after,
-        "lost_of_fresh": lost_fresh,
-        "lost": lost,
-    }
+            before = judged(fresh, queries)
+        after = judged(index, queries)
+    change = f"{rounds} rounds of upserts of {SHARE:.0%}, each compacted"
+    return compared(change, n, before, after)
 
 
 def copies(folder: Path, n: int, count: int, seed: int) -> Found:
@@ -94,19 +107,12 @@ def copies(folder: Path, n: int, count: int, seed: int) -> Found:
     rows = Rows(seed)
     base, queries = rows.draw(n), rows.draw(1_000)
     with FunnelIndex.build(base, path=folder / "index", projection="pca") as index:
-        before, lost_before = knn_recall(index, queries), lost_rows(index)
+        before = judged(index, queries)
     with FunnelIndex.open(folder / "index", "rw", auto_compact=False) as index:
         index.add(np.repeat(base[:1], count, axis=0), ids=range(n, n + count))
         index.compact()
-        after, lost = knn_recall(index, queries), lost_rows(index)
-    return {
-        "change": f"{count:,} copies of one vector",
-        "rows": n,
-        "knn_recall_of_fresh": before,
-        "knn_recall": after,
-        "lost_of_fresh": lost_before,
-        "lost": lost,
-    }
+        after = judged(index, queries)
+    return compared(f"{count:,} copies of one vector", n, before, after)
 
 
 def has_failed(found: Found) -> bool:

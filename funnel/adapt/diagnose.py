@@ -36,9 +36,7 @@ from funnel.options import MAX_SEED, default_dims
 from funnel.progress import Progress
 
 # The rule of `choose_projection`, on figures that queries of one's own may have made.
-from funnel.projection import PROBES, SHORT, TOP, WIDTHS, principal_axes
-from funnel.projection import _cost as cost_of
-from funnel.projection import _narrowest as narrowest
+from funnel.projection import PROBES, TOP, WIDTHS, cheapest, principal_axes
 from funnel.sources import open_source
 from funnel.vectors import LEAST, MOST, TRANSFORMS, apply_transform, check_rows
 
@@ -251,9 +249,7 @@ def _choice(prefix: Figures, axes: Figures, full_dim: int) -> tuple[str, int]:
         figures.space: {width: figures.rows_needed()[width] for width in widths}
         for figures in (prefix, axes)
     }
-    best = {kind: narrowest(counts, SHORT) for kind, counts in measured.items()}
-    kind = min(best, key=lambda k: cost_of(best[k], measured[k][best[k]]))
-    return kind, best[kind]
+    return cheapest(measured)
 
 
 def _distinct(rows: Floats, seed: int) -> Floats:
