@@ -35,6 +35,28 @@ def choose_entries(links: Links) -> Int32s:
 
 
 @kernel
+def follow(links: Array, seen: Array, mark: int, queue: Array, size: int) -> int:
+    """Mark the nodes of a list that are not, and queue them; return the queue's size.
+
+    Parameters
+    ----------
+    links : (g,) int32
+    seen : (n,) bool or int32, in and out
+        `mark` where a node was seen.
+    queue : (n,) int32, in and out
+    """
+    for j in range(len(links)):
+        node = links[j]
+        if node < 0:
+            break
+        if seen[node] != mark:
+            seen[node] = mark
+            queue[size] = node
+            size += 1
+    return size
+
+
+@kernel
 def mark_reached(neighbours: Array, starts: Array, reached: Array, queue: Array) -> int:
     """Mark all nodes that links lead to from `starts`; return how many there are.
 
@@ -53,16 +75,8 @@ def mark_reached(neighbours: Array, starts: Array, reached: Array, queue: Array)
             size += 1
     at = 0
     while at < size:
-        links = neighbours[queue[at]]
+        size = follow(neighbours[queue[at]], reached, True, queue, size)
         at += 1
-        for j in range(len(links)):
-            node = links[j]
-            if node < 0:
-                break
-            if not reached[node]:
-                reached[node] = True
-                queue[size] = node
-                size += 1
     return size
 
 
@@ -95,16 +109,8 @@ def leads_to(
     while at < size:
         if goals[queue[at]]:
             return True
-        links = neighbours[queue[at]]
+        size = follow(neighbours[queue[at]], seen, mark, queue, size)
         at += 1
-        for j in range(len(links)):
-            node = links[j]
-            if node < 0:
-                break
-            if seen[node] != mark:
-                seen[node] = mark
-                queue[size] = node
-                size += 1
     return False
 
 
