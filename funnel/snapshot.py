@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from funnel.errors import CorruptIndexError
 from funnel.kernels.codes import code_width, rows_as_codes
+from funnel.kernels.segments import write_ids
 from funnel.kernels.types import Floats, Rows
 from funnel.projection import Projection
 from funnel.selection import Flags, Selection, select
@@ -182,8 +183,11 @@ class Snapshot:
         """Return the ids of `rows`, in their shape; rows of −1 give −1 or None."""
         if len(self.segments) == 1:
             return self.segments[0].ids(rows)
-        text = self.manifest.id_kind == "text"
-        out: npt.NDArray[Any] = np.full(rows.size, None if text else -1)
+        if self.manifest.id_kind != "text":
+            out: npt.NDArray[Any] = np.empty(rows.size, np.int64)
+            write_ids(rows.ravel(), self.everything.table, out)
+            return out.reshape(rows.shape)
+        out = np.full(rows.size, None)
         for segment, at, own in self.parts(rows):
             out[at] = segment.ids(own)
         return out.reshape(rows.shape)

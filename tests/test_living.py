@@ -813,6 +813,25 @@ def test_ids__never_go_beyond_int64(path: Path) -> None:
         assert -(2**40) not in index
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids__of_rows_of_several_segments(path: Path, kind: str) -> None:
+    numbers = [*range(5), *range(70, 73), *range(20, 24)]
+    cuts = (slice(0, 5), slice(5, 8), slice(8, 12))
+    with FunnelIndex.create(path, DIM, metric="cosine") as index:
+        for cut in cuts:
+            ids = None if kind == "row" else [named(kind, i) for i in numbers[cut]]
+            index.add(POOL[: len(numbers[cut])], ids=ids)
+        assert index.info["segments"] == len(cuts)
+        rows = np.array([[11, -1, 0], [5, 7, 4]])
+        found = index._snapshot().ids(rows)
+        expected = [named(kind, numbers[row]) for row in rows.ravel()]
+        if kind == "row":
+            expected = rows.ravel().tolist()
+        expected[1] = None if kind == "text" else -1
+        assert found.shape == rows.shape
+        assert found.ravel().tolist() == expected
+
+
 def test_ids__of_an_index_that_drops_bad_rows_go_on_counting(path: Path) -> None:
     bad = POOL[:5].copy()
     bad[2, 0] = np.nan

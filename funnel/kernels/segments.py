@@ -30,7 +30,8 @@ NORMS = 14  # (n, columns) float32
 PASSED = 15  # nodes that may be answers; −1: all, and there are no flags
 NODE_FLAGS, ROW_FLAGS = 16, 17  # (v,), (n,) uint8: which may be answers
 LISTED, LISTED_COUNT = 18, 19  # int32: the nodes that may, where they are few
-BLOCKS = 20  # and following: (n, width of the block) of the vectors' dtype
+IDS, FIRST_ID = 20, 21  # (n,) int64; address 0: rows are numbered from the first id
+BLOCKS = 22  # and following: (n, width of the block) of the vectors' dtype
 
 NO_INT8 = np.empty(0, np.int8)
 NO_UINT8 = np.empty(0, np.uint8)
@@ -94,3 +95,16 @@ def norms_at(table: Array, row: int, columns: int) -> Array:
     segment = segment_of(table, row)
     at = segment[NORMS] + 4 * columns * (row - segment[FIRST])
     return numbers_at(at, columns, NO_FLOAT32)
+
+
+@kernel
+def write_ids(rows: Array, table: Array, ids: Array) -> None:
+    """Write the ids of rows, (m,) int64 both; those of rows below 0 are −1."""
+    for i in range(len(rows)):
+        ids[i] = -1
+        if rows[i] >= 0:
+            segment = segment_of(table, rows[i])
+            row = rows[i] - segment[FIRST]
+            ids[i] = segment[FIRST_ID] + row
+            if segment[IDS] != 0:
+                ids[i] = numbers_at(segment[IDS], segment[ROWS], NO_INT64)[row]

@@ -99,6 +99,9 @@ class SegmentFiles:
                   *self.blocks)  # fmt: skip
         for place, array in zip(places, arrays, strict=True):
             row[place] = array.ctypes.data
+        row[t.FIRST_ID] = self.segment.first_id
+        if self._numbers is not None:
+            row[t.IDS] = self._numbers.ctypes.data
         for place in (t.NODE_FLAGS, t.ROW_FLAGS, t.LISTED):
             row[place] = self.codes.ctypes.data  # of none: any address will do
         return row
