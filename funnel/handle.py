@@ -175,7 +175,7 @@ class Handle:
             Length of the walk's list; by default `shortlist`.
         slack : float, optional
             End a walk early: once the next candidate is more than ``1 + slack`` times
-            as far from the query as the walk's (2 k)-th best. Distances are 1 − cosine
+            as far from the query as the walk's k-th best. Distances are 1 − cosine
             of the codes. Easy queries end sooner than hard ones: with a long list, the
             same recall for fewer rows (arXiv:2505.15636). By default it never does.
         effort, target : float, optional

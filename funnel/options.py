@@ -338,7 +338,8 @@ def _tuned_plan(
     shortlist, ef = (
         min(n, math.ceil(times * rows)) for rows in (level.shortlist, level.ef_search)
     )
-    cascade = Cascade([(manifest.full_dim, k)])
+    stages = [(dim, min(n, math.ceil(times * keep))) for dim, keep in level.stages]
+    cascade = Cascade([*stages, (manifest.full_dim, k)])
     return Plan(
         "funnel", k, shortlist, ef, cascade, check_threads(threads), level.slack
     )

@@ -31,6 +31,8 @@ class Plan:
     threads : int
     slack : float or None
         None where the walk expands all that it keeps.
+    rank : int
+        Of the node that the slack is measured from; 0 for the k-th.
     """
 
     mode: str
@@ -40,6 +42,7 @@ class Plan:
     cascade: Cascade | None
     threads: int
     slack: float | None = None
+    rank: int = 0
 
 
 def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:

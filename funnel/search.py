@@ -24,7 +24,6 @@ from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
 
 Scales = npt.NDArray[np.float64]
-SLACK_RANK = 2  # times k: codes do not rank the last of the k best where it belongs
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Layout:
         The records of the trace, in order.
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
-    knobs : (9,) int64
+    knobs : (10,) int64
         See `kernels/funnel.py`.
     scales : (1 + segments,) float64
         See `kernels/funnel.py`.
@@ -145,7 +144,9 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.EF], knobs[k.SHORTLIST], knobs[k.CUT] = plan.ef, plan.shortlist, count
     knobs[k.K], knobs[k.WIDTH] = plan.k, manifest.code_dim
     knobs[k.BY_NORM] = manifest.metric == "ip"
-    knobs[k.RANK] = min(SLACK_RANK * plan.k, plan.ef)
+    # Measured: neither half nor twice as far down as the k-th is as good.
+    knobs[k.RANK] = min(plan.rank or plan.k, plan.ef)
+    knobs[k.FEWEST] = knobs[k.RANK]
     knobs[k.CODE_BYTES] = code_width(manifest.code_dim)
     offset = int(manifest.projection == "pca")  # the code's own norms come first
     knobs[k.COLUMNS] = len(manifest.norm_dims) + offset

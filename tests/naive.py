@@ -195,7 +195,7 @@ def walk(
     neighbours,
     entries,
     ef,
-    stop=(1, 1, 0.0, -1.0, 1, -math.inf),
+    stop=(1, 1, 0.0, -1.0, 1, -math.inf, 1),
     passing=(),
 ):
     """Walk a graph best first; return the best `ef` (score, node), and nodes scored.
@@ -203,22 +203,22 @@ def walk(
     Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2, one step behind: a node is
     chosen before the links of the one before it are scored. Started from the best of
     the entry nodes. The higher node wins among equal scores. `stop` is a rank, a
-    shortlist, a score, a slack, a count and a floor: no node is expanded whose distance
-    (the score less its own) is above 1 + slack times that of the node of that rank, nor
-    kept unless it is among the shortlist; nor once so many of the `passing` ones, if
-    those are given, have been; nor one below the floor once the best `rank` have been.
-    What is below the floor is not returned.
+    shortlist, a score, a slack, a count, a floor and a guard: no node is expanded whose
+    distance (the score less its own) is above 1 + slack times that of the node of that
+    rank, nor kept unless it is among the shortlist; nor once so many of the `passing`
+    ones, if those are given, have been; nor one below the floor once the best `guard`
+    have been. What is below the floor is not returned.
     """
     score, start = max((code_score(query, codes[e]), -i) for i, e in enumerate(entries))
     entry = int(entries[-start])
     seen, expanded, scored = {entry}, set(), 0
     results, waiting = [(score, entry)], []
-    rank, shortlist, top, slack, wanted, floor = stop
+    rank, shortlist, top, slack, wanted, floor, guard = stop
     while True:
         limit = -math.inf
         if slack >= 0 and len(results) >= rank:
             limit = math.ceil(top - (1 + slack) * (top - results[rank - 1][0]))
-        if len(results) >= rank and all(p[1] in expanded for p in results[:rank]):
+        if len(results) >= guard and all(p[1] in expanded for p in results[:guard]):
             limit = max(limit, floor)
         worth = [p for p in results if p[1] not in expanded and p[0] >= limit]
         enough = sum(bool(passing[n]) for n in expanded if len(passing)) >= wanted

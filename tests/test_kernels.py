@@ -632,7 +632,7 @@ def unpacked(best, count):
 
 
 LOWEST = np.int64(g.LOWEST_SCORE)
-EVER = (1, 1, 0.0, -1.0, 1, LOWEST)
+EVER = (1, 1, 0.0, -1.0, 1, LOWEST, 1)
 
 
 def run_walk(query, codes, links, entries, ef, stop=EVER, passing=()):
@@ -786,7 +786,7 @@ def test_walk__equals_the_naive_walk(
     top = float(np.linalg.norm(query) * np.linalg.norm(codes[entries[0]]))
     scores = sorted((naive.code_score(query, code) for code in codes), reverse=True)
     floor = LOWEST if above is None else np.int64(scores[above])
-    stop = min(ef, 3), min(ef, 7), top, slack, wanted, floor
+    stop = min(ef, 3), min(ef, 7), top, slack, wanted, floor, min(ef, 5)
     passing = np.random.default_rng(seed).random(n) < share if share < 1 else ()
     found, scored = run_walk(query, codes, links, entries, ef, stop, passing)
     expected, expected_scored = naive.walk(
@@ -1255,6 +1255,7 @@ class Corpus:
             EF=ef or limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
             BY_NORM=metric == "ip", CODE_BYTES=64, COLUMNS=self.norms.shape[1],
             RANK=ef or limit,  # later segments are walked to their end too
+            FEWEST=k,
         )  # fmt: skip
         rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
         trace = np.zeros((1 + len(stages), 4), np.int64)

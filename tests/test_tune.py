@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from funnel import FunnelIndex
 from funnel.adapt import risk
-from funnel.adapt.workload import dcg_losses
+from funnel.adapt.shortlists import between, replays, walked
+from funnel.adapt.tune import plan_of
+from funnel.adapt.workload import dcg_losses, workload_of
 from funnel.errors import (
     CorruptIndexError,
     InvalidArgumentError,
@@ -157,6 +159,25 @@ def test_tuned_search__is_one_that_could_be_typed(tuned: Any):
     assert index.search(QUERIES).ids.tolist() == typed.ids.tolist()
     shown = index.search(QUERIES, trace=True).trace
     assert shown.stages[-1].rows_in == level.shortlist * len(QUERIES)
+
+
+@pytest.mark.parametrize("projection", ["prefix", "pca"])
+@pytest.mark.parametrize("own", [False, True])
+def test_replays__lose_what_searches_lose(projection: str, own: bool, tmp_path: Path):
+    path = tmp_path / "x"
+    with FunnelIndex.build(
+        ROWS, path=path, projection=projection, code_dim=16, dims=(16, 24, 48)
+    ) as index:
+        snapshot = index._snapshot()
+        given = None if own else QUERIES[:60]
+        work = workload_of(snapshot, given, 5, seed=0, threads=1).part(slice(60))
+        prices, seen = {dim: dim / 96 for dim in [*between(work), 96]}, set()
+        for ef, slack in ((40, None), (60, None), (60, 0.1), (300, 0.2)):
+            for loss, knobs in replays(walked(work, ef, slack, list(prices)), prices):
+                found = work.run(plan_of(knobs, 5 + own, 96))
+                assert loss == pytest.approx(work.recall_loss(*found).mean(), abs=1e-9)
+                seen.add((slack, len(knobs.stages)))
+        assert len(seen) == 2 * 3
 
 
 def test_levels__cost_more_and_lose_less(tuned: Any):

@@ -145,7 +145,7 @@ def _walk(plan: Plan, listed: int, ef: int) -> Plan:
     slack = plan.slack if ef == plan.ef else None
     return replace(
         plan, mode="prefix_ann", k=listed, shortlist=listed, ef=ef, cascade=None,
-        slack=slack,
+        slack=slack, rank=plan.rank or plan.k,
     )  # fmt: skip
 
 

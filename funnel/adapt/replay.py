@@ -68,7 +68,8 @@ def replayed(snapshot: Snapshot, query: Floats, plan: Plan) -> list[Step]:
         return [Step("scan", dim, plan.k, *ranked(snapshot, query, plan))]
     m, stages = snapshot.manifest, list(plan.cascade or ())
     listed = min(plan.shortlist, m.rows)
-    walk = replace(plan, mode="prefix_ann", k=listed, cascade=None)
+    rank = plan.rank or plan.k  # of the search, not of the walk for all it hands on
+    walk = replace(plan, mode="prefix_ann", k=listed, cascade=None, rank=rank)
     rows, scores = ranked(snapshot, query, walk)
     steps = [Step("walk", m.code_dim, listed, rows, scores)]
     if not stages:

@@ -11,15 +11,16 @@ q = queries, l = levels, c = candidates of a walk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from funnel.adapt.goal import Goal
 from funnel.adapt.risk import least_level, least_sure_level, monotone
+from funnel.adapt.shortlists import Knobs, replays, row_prices, walked
 from funnel.adapt.tuning import Tuning
-from funnel.adapt.workload import Losses, Measure, Workload
+from funnel.adapt.workload import REPEATS, Losses, Measure, Workload
 from funnel.cascade import Cascade, Stage
 from funnel.plan import Plan
 from funnel.progress import Progress
@@ -27,53 +28,51 @@ from funnel.store.tuned import Level, Tuned
 
 EXACT_QUERIES = 100  # that tell what a scan takes
 Z95 = 1.96
-EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 45, 64, 90)  # times k
-KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10)  # times k
-SLACKS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.13, 0.17, 0.22, 0.3)
-LOOSE_EFS = (8, 32)  # times k: the longest list of a walk that ends by slack
+EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 64)  # times k
+SLACKS = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21, 0.24, 0.28, 0.33, 0.4)
+LOOSE_EF = 40  # times k: the longest list of a walk that ends by slack
 STEPS = (
     0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.0125,
     0.01, 0.008, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005, 0.0,
 )  # fmt: skip
 
 
-class Knobs(NamedTuple):
-    """A setting of a search's knobs, and about what it takes."""
-
-    shortlist: int
-    ef: int
-    slack: float | None
-    us: float = 0.0
-
-
 def plan_of(level: Knobs | Level, k: int, full_dim: int, threads: int = 1) -> Plan:
-    """Return the plan of a level: its shortlist is reranked at full width."""
+    """Return the plan of a level: what its stages leave is reranked at full width."""
     if isinstance(level, Level):
-        level = Knobs(level.shortlist, level.ef_search, level.slack)
-    cascade = Cascade([Stage(full_dim, k)])
+        level = Knobs(level.shortlist, level.ef_search, level.slack, level.stages)
+    cascade = Cascade([*level.stages, Stage(full_dim, k)])
     return Plan("funnel", k, level.shortlist, level.ef, cascade, threads, level.slack)
 
 
 def candidates(work: Workload, progress: Progress) -> list[Knobs]:
     """Return settings that no other beats, by what walks on some queries found.
 
-    A walk's own order says what each shorter shortlist would hold: none is searched.
+    A walk's own order, and the scores of what it found at a longer prefix, say what
+    each shorter shortlist and each stage between would hold: none is searched.
     """
     found: list[tuple[float, Knobs]] = []
-    settings = list(_walks(work))
+    settings, prices = list(_walks(work)), row_prices(work)
     with progress.step("walking", len(settings)) as advance:
-        row_us = _row_us(work)
         for ef, slack in settings:
-            found += _shortlists(work, ef, slack, row_us)
+            found += list(replays(walked(work, ef, slack, list(prices)), prices))
             advance(1)
     return front(found)
 
 
 def front(found: list[tuple[float, Knobs]]) -> list[Knobs]:
-    """Return the cheapest setting for each step of loss, cheapest first."""
+    """Return the cheapest settings for each step of loss, cheapest first.
+
+    One that ends by slack and one that does not: what they take is estimated here, and
+    measured later.
+    """
     chosen: dict[Knobs, None] = {}
-    for step in STEPS:
-        good = [knobs for loss, knobs in found if loss <= step]
+    for step, by_slack in itertools.product(STEPS, (False, True)):
+        good = [
+            knobs
+            for loss, knobs in found
+            if loss <= step and (knobs.slack is not None) == by_slack
+        ]
         if good:
             chosen[min(good, key=lambda knobs: knobs.us)] = None
     return sorted(chosen, key=lambda knobs: knobs.us)
@@ -86,36 +85,7 @@ def _walks(work: Workload) -> Iterator[tuple[int, float | None]]:
     efs = dict.fromkeys(max(k, min(n, round(times * k))) for times in EFS)
     yield from zip(efs, itertools.repeat(None))
     if work.snapshot.manifest.metric == "cosine":
-        loose = dict.fromkeys(max(k, min(n, times * k)) for times in LOOSE_EFS)
-        yield from itertools.product(loose, SLACKS)
-
-
-def _shortlists(
-    work: Workload, ef: int, slack: float | None, row_us: float
-) -> Iterator[tuple[float, Knobs]]:
-    """Walk once; yield the loss and the setting of each shortlist."""
-    k, extra = work.k, work.extra
-    longest = min(ef, round(KEEPS[-1] * k) + extra, work.snapshot.manifest.rows)
-    plan = Plan("prefix_ann", longest, longest, ef, None, 1, slack)
-    us = work.timed(plan)
-    rows, _ = work.run(plan)
-    held = (rows[:, :, None] == work.truth[:, None, :]).any(axis=2)
-    by_length = 1 - np.minimum(1, held.cumsum(axis=1).mean(axis=0) / k)
-    for times in KEEPS:
-        keep = round(times * k)
-        if keep + extra <= longest:
-            knobs = Knobs(keep + extra, ef, slack, us + keep * row_us)
-            yield float(by_length[keep - 1]), knobs
-
-
-def _row_us(work: Workload) -> float:
-    """Return what it takes to rerank one row at full width."""
-    k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
-    ef = min(8 * k, work.snapshot.manifest.rows)
-    few, many = (
-        work.timed(plan_of(Knobs(keep, ef, None), k, full_dim)) for keep in (k, ef)
-    )
-    return max(0.0, many - few) / max(1, ef - k)
+        yield from itertools.product([max(k, min(n, LOOSE_EF * k))], SLACKS)
 
 
 def measured(
@@ -132,20 +102,29 @@ def measured(
         Of all queries.
     """
     k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
-    timing = work.part(half)
-    found: list[tuple[Knobs, Losses]] = []
-    with progress.step("searching", len(settings)) as advance:
-        for knobs in settings:
-            plan = plan_of(knobs, k, full_dim)
-            losses = measure(*work.run(plan))
-            found.append((knobs._replace(us=timing.timed(plan)), losses))
-            advance(1)
+    plans = [plan_of(knobs, k, full_dim) for knobs in settings]
+    timing, rounds = work.part(half), []
+    with progress.step("searching", (1 + REPEATS) * len(plans)) as advance:
+        losses = [_counted(measure(*work.run(plan)), advance) for plan in plans]
+        for _ in range(REPEATS):  # in turn: what disturbs one of them disturbs all
+            rounds += [[_counted(timing.timed(one, 1), advance) for one in plans]]
+    spent = np.min(rounds, axis=0).tolist()
+    found = [
+        (knobs._replace(us=us), lost)
+        for knobs, us, lost in zip(settings, spent, losses, strict=True)
+    ]
     found.sort(key=lambda one: one[0].us)
     kept: list[tuple[Knobs, Losses]] = []
     for knobs, losses in found:
         if not kept or losses[half].mean() < kept[-1][1][half].mean():
             kept.append((knobs, losses))
     return [knobs for knobs, _ in kept], np.stack([one for _, one in kept], axis=1)
+
+
+def _counted(found: Any, advance: Callable[[int], object]) -> Any:
+    """Return what was found, one step further."""
+    advance(1)
+    return found
 
 
 def tune(work: Workload, goal: Goal, losses_of: Measure, progress: Progress) -> Tuning:
@@ -164,7 +143,15 @@ def tune(work: Workload, goal: Goal, losses_of: Measure, progress: Progress) -> 
     exact = Plan("exact", work.k, work.k, work.k, None, 1)
     exact_us = work.part(slice(0, EXACT_QUERIES)).timed(exact, repeats=1)
     levels = [
-        Level(one.shortlist - work.extra, one.ef, one.slack, False, loss, one.us)
+        Level(
+            one.shortlist - work.extra,
+            one.ef,
+            one.slack,
+            False,
+            loss,
+            one.us,
+            tuple((dim, keep - work.extra) for dim, keep in one.stages),
+        )
         for one, loss in zip(settings, held_out.mean(axis=0).tolist(), strict=True)
         if one.us < exact_us
     ]

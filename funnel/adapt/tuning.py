@@ -12,6 +12,7 @@ from typing import Any
 from funnel.errors import InvalidArgumentError
 from funnel.store.tuned import Level, Tuned
 
+HEADER = ("shortlist", "ef_search", "slack", "stages", "loss", "µs")
 NAMES = {"knn_recall": "knn_recall@{k}", "ndcg": "ndcg@{k} of exact"}
 
 
@@ -76,7 +77,7 @@ class Tuning:
             lines.append(
                 f"no walk is sure to reach {self.target}: searches scan every row"
             )
-        lines.append(_row(["", "shortlist", "ef_search", "slack", "loss", "µs"]))
+        lines.append(_row(["", *HEADER]))
         for at, level in enumerate(self.tuned.levels):
             lines.append(_row(["→" if at == self.tuned.chosen else "", *_cells(level)]))
         return "\n".join(lines)
@@ -118,12 +119,13 @@ class Tuning:
 
 def _cells(level: Level) -> list[str]:
     if level.exact:
-        return ["all", "–", "–", "0", "–"]
+        return ["all", "–", "–", "–", "0", f"{level.us:,.0f}"]
     slack = "–" if level.slack is None else f"{level.slack:g}"
-    knobs = [str(level.shortlist), str(level.ef_search), slack]
+    stages = " ".join(f"{dim}:{keep}" for dim, keep in level.stages) or "–"
+    knobs = [str(level.shortlist), str(level.ef_search), slack, stages]
     return [*knobs, f"{level.loss:.4f}", f"{level.us:.1f}"]
 
 
 def _row(cells: Sequence[str]) -> str:
-    widths = (2, 10, 10, 7, 9, 9)
+    widths = (2, 10, 10, 7, 11, 9, 9)
     return "".join(f"{cell:>{w}}" for cell, w in zip(cells, widths, strict=True))

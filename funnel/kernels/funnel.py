@@ -50,8 +50,8 @@ from funnel.kernels.walk import (
 # Columns of a trace record.
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
-EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK, CODE_BYTES, COLUMNS = range(9)
-KNOBS = 9
+EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK, CODE_BYTES, COLUMNS, FEWEST = range(10)
+KNOBS = 10
 # Places in `scales`.
 SLACK, CODE_UNITS = 0, 1
 BLIND = -2
@@ -60,6 +60,7 @@ FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 # What it costs to score a node of a list, and to expand one in a walk, in equal units.
 LISTED_COST, EXPANDED_COST = 1, 60
+GUARD = 2  # times the rank of the slack: nodes expanded before a floor ends a walk
 SPARE = 5 / 4  # nodes that may be answers are not spread evenly
 
 
@@ -169,6 +170,7 @@ def retrieve(
         return scan_listed(code, offset, codes, listed, limit, floor, pool), count
     if degree == 0:
         return scan(code, offset, codes, passing, limit, floor, pool), len(codes)
+    guard = min(GUARD * knobs[RANK], ef)
     place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
         code,
@@ -178,7 +180,7 @@ def retrieve(
         passing,
         (entries[place], score),
         ef,
-        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF], floor),
+        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF], floor, guard),
         visited,
         next_epoch(visited),
         pool,
@@ -186,7 +188,7 @@ def retrieve(
     scored += len(entries)
     size = keep_passing(pool, size, passing, limit)
     may = segment[NODES] if segment[PASSED] < 0 else segment[PASSED]
-    if size < min(may, knobs[K]) and floor == LOWEST_SCORE:
+    if size < min(may, knobs[FEWEST]) and floor == LOWEST_SCORE:
         # What may be an answer is out of the walk's reach.
         size = scan(code, offset, codes, passing, limit, floor, pool)
         scored += len(codes)
@@ -329,9 +331,10 @@ def search_many(
     memory : table, starts, like
         The table of `kernels/segments.py`; the rest as in `rerank.find_rows`.
     plan : see `rerank`
-    knobs : (9,) int64
+    knobs : (10,) int64
         ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, the
-        rank that the slack is measured from, bytes of a code, stored norms a row.
+        rank that the slack is measured from, bytes of a code, stored norms a row, rows
+        that are too few to be all that a walk finds.
     scales : (1 + s,) float64
         The walk's slack, −1 for none; the coordinate that a code of 1 stands for, in
         each segment.

@@ -115,7 +115,7 @@ def find_links(
             everything,
             (entries[place], score),
             ef,
-            (1, 1, 0.0, -1.0, 1, lowest),
+            (1, 1, 0.0, -1.0, 1, lowest, 1),
             visited,
             next_epoch(visited),
             pool,

@@ -24,7 +24,7 @@ NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 LOWEST_SCORE = LOWEST >> NODE_BITS
-Stop: TypeAlias = tuple[int, int, float, float, int, np.int64]
+Stop: TypeAlias = tuple[int, int, float, float, int, np.int64, int]
 AHEAD = 8  # nodes of a list whose codes are on their way
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
@@ -120,15 +120,15 @@ def horizon(pool: Array, at: int, stop: Stop) -> np.int64:
     """Return the lowest score that is near enough to be expanded.
 
     That is ``1 + slack`` times as far as the node of rank `rank`, as distances go that
-    fall from `top` with the score (1 − cosine); or `floor`, once the best `rank` of the
-    pool, of which the best `at` have been, are expanded.
+    fall from `top` with the score (1 − cosine); or `floor`, once the best `guard` of
+    the pool, of which the best `at` have been, are expanded.
     """
-    rank, _, top, slack, _, floor = stop
+    rank, _, top, slack, _, floor, guard = stop
     if slack < 0:
-        return floor if at >= rank else np.int64(LOWEST_SCORE)
+        return floor if at >= guard else np.int64(LOWEST_SCORE)
     far = (1 + slack) * (top - (pool[rank] >> NODE_BITS))
     lowest = np.int64(np.ceil(max(top - far, LOWEST_SCORE)))
-    return max(lowest, floor) if at >= rank else lowest
+    return max(lowest, floor) if at >= guard else lowest
 
 
 @kernel
@@ -203,12 +203,12 @@ def walk(
     entry : node and its score
     ef : int
         Length of the list: HNSW's ``ef_search``.
-    stop : rank, shortlist, top, slack, wanted, floor
+    stop : rank, shortlist, top, slack, wanted, floor, guard
         When to end before all that are kept have been expanded: see `horizon`, or when
-        so many nodes that may be answers have been. Rank and shortlist, how many are
-        wanted at least, are at most `ef`. A negative slack never ends a walk, nor does
-        the lowest floor; a node below that is not kept, unless among the best `rank`
-        to be expanded.
+        so many nodes that may be answers have been. Rank, guard and shortlist, how many
+        are wanted at least, are at most `ef`. A negative slack never ends a walk, nor
+        does the lowest floor; a node below that is not kept, unless among the best
+        `guard` to be expanded.
     visited : (n,) uint8
         Equal to `epoch` where a node was seen.
     pool : (≥ ef + ROOM,) int64, out
@@ -251,7 +251,7 @@ def walk(
             neighbours,
             near[1 - side],
             waiting,
-            max(min(under(far), pool[stop[1]]), min(under(stop[5]), pool[stop[0]])),
+            max(min(under(far), pool[stop[1]]), min(under(stop[5]), pool[stop[6]])),
             pool,
             size,
             ef,

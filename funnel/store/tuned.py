@@ -30,6 +30,8 @@ class Level:
         queries, made monotone over the levels: what is bounded.
     us : float
         Microseconds a query, one thread, in one batch.
+    stages : tuple of (int, int)
+        Stages between the walk and full width: dim, rows kept.
     """
 
     shortlist: int
@@ -38,6 +40,7 @@ class Level:
     exact: bool
     loss: float
     us: float
+    stages: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Tuned:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a manifest holds."""
-        return asdict(self) | {"levels": [asdict(level) for level in self.levels]}
+        return asdict(self) | {"levels": [_plain(level) for level in self.levels]}
 
     @classmethod
     def of(cls, plan: Mapping[str, Any]) -> Tuned:
@@ -75,11 +78,11 @@ class Tuned:
         ValueError, TypeError, KeyError
             If it makes no sense.
         """
-        names = [field.name for field in fields(Level)]
-        levels = tuple(Level(*(one[name] for name in names)) for one in plan["levels"])
+        levels = tuple(_level(one) for one in plan["levels"])
         k, queries, chosen = plan["k"], plan["queries"], plan["chosen"]
         counts = [k, queries, chosen]
         counts += [n for one in levels for n in (one.shortlist, one.ef_search)]
+        counts += [n for one in levels for stage in one.stages for n in stage]
         if not all(type(n) is int and 0 <= n < MOST_ROWS for n in counts):
             raise ValueError("a plan's counts are no counts")
         if k < 1 or not 0 <= chosen < len(levels) <= MOST_LEVELS:
@@ -114,6 +117,16 @@ def risk_bound(loss: float, queries: int) -> float:
     return (queries * loss + 1) / (queries + 1)
 
 
+def _plain(level: Level) -> dict[str, Any]:
+    return asdict(level) | {"stages": [list(stage) for stage in level.stages]}
+
+
+def _level(held: Mapping[str, Any]) -> Level:
+    names = [field.name for field in fields(Level)][:-1]
+    stages = tuple((dim, keep) for dim, keep in held.get("stages", ()))
+    return Level(**{name: held[name] for name in names}, stages=stages)
+
+
 def _check(one: Level, k: int) -> None:
     numbers = [one.loss, one.us, one.slack or 0]
     if type(one.exact) is not bool:
@@ -122,5 +135,6 @@ def _check(one: Level, k: int) -> None:
         type(n) in (int, float) and math.isfinite(n) and n >= 0 for n in numbers
     ):
         raise ValueError("a level's measures are no numbers")
-    if not one.exact and not k <= one.shortlist <= one.ef_search:
+    keeps = [one.ef_search, one.shortlist, *(keep for _, keep in one.stages), k]
+    if not one.exact and keeps != sorted(keeps, reverse=True):
         raise ValueError("a level's shortlist does not fit")

@@ -1,0 +1,150 @@
+"""What each shorter shortlist of a walk would hold, and each stage behind it.
+
+One walk, its candidates scored at a few dims: then every number of rows to keep is an
+array operation. Called by `tune.py`.
+
+q = queries, c = candidates of a walk, best first by their codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from funnel.adapt.workload import TIE, Workload
+from funnel.cascade import Cascade, Stage
+from funnel.kernels.types import Floats, Rows
+from funnel.plan import Plan
+
+KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 25)  # times k
+WORTH = 1.5  # times fewer rows: a stage that spares less is not worth its overhead
+TIMED = 4  # times k: shortlist of a timed walk
+PRICED = 8  # times k: rows that tell what one takes
+
+
+class Knobs(NamedTuple):
+    """A setting of a search's knobs, and about what it takes.
+
+    `stages` are those between the walk and full width: dim, rows kept.
+    """
+
+    shortlist: int
+    ef: int
+    slack: float | None
+    stages: tuple[tuple[int, int], ...] = ()
+    us: float = 0.0
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What walks found.
+
+    Parameters
+    ----------
+    knobs : Knobs
+        Of the walk, and what it took.
+    good : (q, c) bool
+        Whether a candidate is as good as one of the k best.
+    prefixes : mapping of int to (q, c) float32
+        Scores at longer prefixes, by dim.
+    k, extra : int
+        Answers, and rows beside them that are none.
+    """
+
+    knobs: Knobs
+    good: npt.NDArray[np.bool_]
+    prefixes: Mapping[int, Floats]
+    k: int
+    extra: int
+
+    def loss(self, keep: int, dim: int = 0, left: int = 0) -> float:
+        """Return 1 − knn_recall@k of the first `keep`, or of their best `left`."""
+        held = self.good[:, :keep]
+        if dim:
+            scores = self.prefixes[dim][:, :keep]
+            best = np.argpartition(-scores, left - 1, axis=1)[:, :left]
+            held = np.take_along_axis(held, best, axis=1)
+        return 1 - float(np.minimum(1, held.sum(axis=1) / self.k).mean())
+
+
+def between(work: Workload) -> list[int]:
+    """Return the dims that a stage between codes and full width may have."""
+    m = work.snapshot.manifest
+    fits = [d for d in m.dims if m.code_dim < d <= m.full_dim // 2]
+    return fits[:2]
+
+
+def row_prices(work: Workload) -> dict[int, float]:
+    """Return what it takes to rerank a row at each dim of a stage, µs."""
+    dims = [*between(work), work.snapshot.manifest.full_dim]
+    return {dim: _row_us(work, dim) for dim in dims}
+
+
+def _row_us(work: Workload, dim: int) -> float:
+    k, n = work.k + work.extra, work.snapshot.manifest.rows
+    ef = min(PRICED * k, n)
+    few, many = (
+        work.timed(Plan("funnel", k, keep, ef, Cascade([Stage(dim, k)]), 1))
+        for keep in (k, ef)
+    )
+    return max(0.0, many - few) / max(1, ef - k)
+
+
+def walked(work: Workload, ef: int, slack: float | None, dims: list[int]) -> Walked:
+    """Walk, and score what is found at `dims`, of which the last is the full width."""
+    n, extra = work.snapshot.manifest.rows, work.extra
+    longest = min(ef, round(KEEPS[-1] * work.k) + extra, n)
+    rank = work.k + extra  # of searches for k, not of this one for all it finds
+    plan = Plan("prefix_ann", longest, longest, ef, None, 1, slack, rank)
+    short = min(longest, TIMED * work.k + extra)  # slack keeps a whole shortlist
+    us = work.timed(replace(plan, k=short, shortlist=short))
+    rows, _ = work.run(plan)
+    scores = {}
+    for dim in dims:
+        again = replace(plan, mode="funnel", cascade=Cascade([Stage(dim, longest)]))
+        scores[dim] = _in_order(rows, *work.run(again))
+    good = (scores.pop(dims[-1]) >= work.last[:, None] - TIE) & (rows >= 0)
+    if work.own is not None:
+        good &= rows != work.own[:, None]
+    return Walked(Knobs(longest, ef, slack, us=us), good, scores, work.k, extra)
+
+
+def _in_order(rows: Rows, others: Rows, scores: Floats) -> Floats:
+    """Return the scores of `others` in the order that `rows` has them, (q, c)."""
+    out = np.empty(scores.shape, np.float32)
+    here, there = np.argsort(rows, axis=1), np.argsort(others, axis=1)
+    np.put_along_axis(out, here, np.take_along_axis(scores, there, axis=1), axis=1)
+    return out
+
+
+def replays(
+    found: Walked, prices: Mapping[int, float]
+) -> Iterator[tuple[float, Knobs]]:
+    """Yield the loss and the setting of each shortlist, and each stage behind it.
+
+    Parameters
+    ----------
+    prices : mapping of int to float
+        Dim → µs to rerank a row, the full width last.
+    """
+    most, extra, full = found.knobs.shortlist, found.extra, list(prices)[-1]
+    keeps = [
+        k for k in (round(times * found.k) for times in KEEPS) if k + extra <= most
+    ]
+    for keep in keeps:
+        us = found.knobs.us + keep * prices[full]
+        yield found.loss(keep), found.knobs._replace(shortlist=keep + extra, us=us)
+        for dim in found.prefixes:
+            for left in keeps:
+                spent = keep * prices[dim] + left * prices[full] * (1 - dim / full)
+                if WORTH * left > keep or spent > keep * prices[full]:
+                    break
+                knobs = found.knobs._replace(
+                    shortlist=keep + extra, stages=((dim, left + extra),),
+                    us=found.knobs.us + spent,
+                )  # fmt: skip
+                yield found.loss(keep, dim, left), knobs
