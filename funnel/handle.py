@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +52,7 @@ from funnel.vectors import check_queries
 
 EXPLAINED = (
     "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
+    "policy",
 )  # fmt: skip
 REFRESH_S = 1.0  # a handle looks for newer versions as often
 
@@ -151,6 +153,9 @@ class Handle:
         slack: float | None = None,
         effort: float | None = None,
         target: float | None = None,
+        policy: str | None = None,
+        budget_ms: float | None = None,
+        max_bytes: int | None = None,
         mode: str = "funnel",
         filter: Any = None,
         min_score: float | None = None,
@@ -182,6 +187,15 @@ class Handle:
             Of an index that was tuned (`FunnelIndex.tune`): one dial for all knobs,
             from 0, the cheapest level, to 1, an exact scan; or the cheapest level that
             is sure of a target. By default the level that `tune` chose.
+        policy : {"fixed", "adaptive", "certified"}, optional
+            How rows are dropped. "fixed": counts, those given or the defaults.
+            "adaptive": as tuned (the default of a tuned index). "certified": the whole
+            shortlist is reranked best first until bounds prove that no row left can be
+            an answer (Cauchy–Schwarz on what lies outside the projection): the same
+            answers as ``mode="rerank"``, for fewer rows.
+        budget_ms, max_bytes : float, int, optional
+            What a query may take: no stage begins once so many milliseconds have
+            passed, or if it would read so many bytes in all. ``hits.complete`` tells.
         mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
             "funnel": walk, then the cascade. "rerank": walk, then full width at once
             (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":
@@ -229,6 +243,9 @@ class Handle:
             slack,
             effort,
             target,
+            policy,
+            budget_ms,
+            max_bytes,
         )
         m, began = snapshot.manifest, time.perf_counter()
         selection = snapshot.everything
@@ -236,7 +253,7 @@ class Handle:
             selection = selection_of(snapshot, filter)
         filter_us = (time.perf_counter() - began) * 1e6
         rows_in, single = check_queries(queries, m.full_dim, m.metric, m.transform)
-        rows, scores, cost = search(snapshot, rows_in, plan, trace, selection)
+        rows, scores, cost, whole = search(snapshot, rows_in, plan, trace, selection)
         if min_score is not None:
             few = scores < check_number("min_score", min_score)
             rows, scores = np.where(few, -1, rows), np.where(few, -np.inf, scores)
@@ -245,7 +262,7 @@ class Handle:
         ids = snapshot.ids(rows)
         if single:
             ids, scores = ids[0], scores[0]
-        return Hits(ids, scores, cost if trace else None, m.version)
+        return Hits(ids, scores, cost if trace else None, m.version, whole)
 
     def similar(self, identifier: Any, k: int = 10, **how: Any) -> Hits:
         """Return the `k` rows that are most like a stored one, without that one.
@@ -270,7 +287,7 @@ class Handle:
         hits = self.search(stored, check_whole("k", k) + 1, **how)
         others = np.array([one != identifier for one in hits.ids.tolist()], bool)
         others[k:] &= not others[:k].all()
-        return Hits(hits.ids[others], hits.scores[others], hits.trace, hits.version)
+        return replace(hits, ids=hits.ids[others], scores=hits.scores[others])
 
     def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
         """Return what a search for one query did: rows, scores and time of every step.

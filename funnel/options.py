@@ -9,6 +9,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -21,12 +22,13 @@ from funnel.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     check_choice,
+    check_number,
     check_share,
     check_whole,
 )
 from funnel.graph.build import choose_builder
 from funnel.nested import with_measured_dims
-from funnel.plan import MODES, Plan, check_cascade, default_cascade
+from funnel.plan import MODES, POLICIES, Plan, check_cascade, default_cascade
 from funnel.projection import PROJECTIONS
 from funnel.sources import Batch, Source, open_source
 from funnel.store.ids import Ids, check_distinct, check_ids, keys_of
@@ -53,7 +55,8 @@ HABITS = {
 OURS = {
     "search": (
         "k", "shortlist", "cascade", "ef_search", "slack", "mode", "filter",
-        "min_score", "threads", "trace", "effort", "target",
+        "min_score", "threads", "trace", "effort", "target", "policy", "budget_ms",
+        "max_bytes",
     ),
     "build": (
         "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",
@@ -266,14 +269,71 @@ def check_search(
     manifest: Manifest, k: int, shortlist: int | None, cascade: Cascade | None,
     ef_search: int | None, mode: str, threads: int | None, slack: float | None = None,
     effort: float | None = None, target: float | None = None,
+    policy: str | None = None, budget_ms: float | None = None,
+    max_bytes: int | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan of a search, defaults filled in and everything at most n."""
     check_choice("mode", mode, MODES)
     typed = any(one is not None for one in (shortlist, cascade, ef_search, slack))
     if effort is not None or target is not None:
         _check_dial(manifest, typed or mode != "funnel", effort, target)
-    if manifest.plan and mode == "funnel" and not typed:
-        return _tuned_plan(manifest, k, threads, effort, target)
+    if policy is not None:
+        _check_policy(manifest, policy, mode, typed or mode != "funnel", cascade)
+        if policy == "fixed" and (effort is not None or target is not None):
+            raise InvalidArgumentError("effort and target are not of policy='fixed'")
+    tuned = manifest.plan and mode == "funnel" and not typed and policy != "fixed"
+    if tuned:
+        plan = _tuned_plan(manifest, k, threads, effort, target)
+    else:
+        plan = _typed_plan(
+            manifest, k, shortlist, cascade, ef_search, mode, threads, slack
+        )
+    if policy == "certified" and plan.mode == "funnel":
+        whole = Cascade([(manifest.full_dim, plan.k)])
+        plan = replace(plan, certified=True, cascade=whole)
+    return _within(plan, budget_ms, max_bytes)
+
+
+def _check_policy(
+    manifest: Manifest, policy: str, mode: str, typed: bool, cascade: object
+) -> None:
+    """Raise unless a policy fits the other arguments and the index."""
+    check_choice("policy", policy, POLICIES)
+    if mode != "funnel":
+        raise InvalidArgumentError(f"mode {mode!r} takes no policy")
+    if policy == "adaptive" and (typed or not manifest.plan):
+        raise InvalidArgumentError(
+            "policy='adaptive' takes the knobs that tune() measured: call it once, and "
+            "leave shortlist, cascade, ef_search and slack out"
+        )
+    if policy == "certified" and cascade is not None:
+        raise InvalidArgumentError(
+            "policy='certified' takes no cascade: bounds choose what is reranked"
+        )
+
+
+def _within(plan: Plan, budget_ms: float | None, max_bytes: int | None) -> Plan:
+    """Return a plan with what a query may take."""
+    if budget_ms is None and max_bytes is None:
+        return plan
+    if plan.mode in ("exact", "prefix"):
+        raise InvalidArgumentError(
+            "budget_ms and max_bytes end a search between its stages: a scan has one"
+        )
+    if budget_ms is not None:
+        if check_number("budget_ms", budget_ms) <= 0:
+            raise InvalidArgumentError(f"budget_ms must be above 0, not {budget_ms}")
+        plan = replace(plan, budget_us=1e3 * budget_ms)
+    if max_bytes is not None:
+        plan = replace(plan, max_bytes=check_whole("max_bytes", max_bytes, 1, 1 << 62))
+    return plan
+
+
+def _typed_plan(
+    manifest: Manifest, k: int, shortlist: int | None, cascade: Cascade | None,
+    ef_search: int | None, mode: str, threads: int | None, slack: float | None,
+) -> Plan:  # fmt: skip
+    """Return the plan of knobs that were typed, the rest by default."""
     n = max(1, manifest.rows)  # an empty index is not searched
     asked = check_whole("k", k, 1, 2**31 - 1)
     k = min(asked, n)

@@ -12,6 +12,7 @@ from funnel.errors import CascadeError
 from funnel.store.manifest import Manifest
 
 MARGIN = 1.5  # a sample is sparser than the corpus, and 256 probes are few
+POLICIES = ("fixed", "adaptive", "certified")
 MODES = ("funnel", "rerank", "prefix_ann", "prefix", "exact")
 
 
@@ -33,6 +34,11 @@ class Plan:
         None where the walk expands all that it keeps.
     rank : int
         Of the node that the slack is measured from; 0 for the k-th.
+    certified : bool
+        Drop from the shortlist only what bounds prove to be no answer.
+    max_bytes : int or None
+    budget_us : float or None
+        What a query may take: no stage begins beyond that.
     """
 
     mode: str
@@ -43,6 +49,9 @@ class Plan:
     threads: int
     slack: float | None = None
     rank: int = 0
+    certified: bool = False
+    max_bytes: int | None = None
+    budget_us: float | None = None
 
 
 def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:

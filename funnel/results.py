@@ -95,12 +95,16 @@ class Hits:
         What the search cost, where ``trace=True`` was asked.
     version : int
         Of the index, that was searched.
+    complete : bool
+        False where `budget_ms` or `max_bytes` ended the search of a query before its
+        last stage: its scores are those of the stage before.
     """
 
     ids: npt.NDArray[Any]
     scores: npt.NDArray[np.float32]
     trace: Trace | None = None
     version: int = 0
+    complete: bool = True
 
     @property
     def counts(self) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from funnel.cascade import Stage
 from funnel.exact import scan
 from funnel.kernels import funnel as k
 from funnel.kernels import segments as t
+from funnel.kernels.clock import ticks_per_us
 from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
@@ -36,7 +38,7 @@ class Layout:
         The records of the trace, in order.
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
-    knobs : (10,) int64
+    knobs : (14,) int64
         See `kernels/funnel.py`.
     scales : (1 + segments,) float64
         See `kernels/funnel.py`.
@@ -48,14 +50,26 @@ class Layout:
     scales: Scales
 
 
+class Found(NamedTuple):
+    """Rows and scores, each (q, k), best first, what they cost, and whether all of it.
+
+    `whole` is False where a query's budget ended before its last stage.
+    """
+
+    rows: Rows
+    scores: Floats
+    trace: Trace | None
+    whole: bool = True
+
+
 def search(
     snapshot: Snapshot,
     queries: Floats,
     plan: Plan,
     traced: bool,
     selection: Selection,
-) -> tuple[Rows, Floats, Trace | None]:
-    """Return rows and scores, each (q, k), best first, and what it cost.
+) -> Found:
+    """Return what a search finds.
 
     Queries that the projection says nothing of are scanned exactly.
     """
@@ -65,15 +79,15 @@ def search(
     if plan.k == 0:
         nothing = np.empty((len(queries), 0))
         empty = Trace((), len(queries), 0.0)
-        return nothing.astype(np.int64), nothing.astype(np.float32), empty
+        return Found(nothing.astype(np.int64), nothing.astype(np.float32), empty)
     if plan.mode in ("exact", "prefix"):
-        return scan(snapshot, queries, plan, selection)
+        return Found(*scan(snapshot, queries, plan, selection))
     q = len(queries)
     layout: Layout = (
         lay_out(snapshot.manifest, plan) if few else snapshot.remember(lay_out, plan)
     )
     rows = np.empty((q, plan.k), np.int64)
-    scores = np.empty((q, plan.k), np.float32)
+    scores, whole = np.empty((q, plan.k), np.float32), np.ones(q, np.bool_)
 
     def work(start: int, stop: int) -> tuple[Rows, int, int]:
         trace = np.zeros((len(layout.steps), 4), np.int64)
@@ -87,7 +101,7 @@ def search(
             layout.knobs,
             layout.scales,
             visited,
-            (rows[start:stop], scores[start:stop], trace),
+            (rows[start:stop], scores[start:stop], trace, whole[start:stop]),
         )
         spent = time.perf_counter_ns() - began
         snapshot.return_scratch(visited)
@@ -97,7 +111,7 @@ def search(
     cost = _trace(snapshot, layout, parts, q) if traced else None
     if any(blind for _, _, blind in parts):
         cost = _scan_blind(snapshot, queries, plan, selection, rows, scores, cost)
-    return rows, scores, cost
+    return Found(rows, scores, cost, bool(whole.all()))
 
 
 def _scan_blind(
@@ -134,6 +148,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     A stage that passes on all it receives is not run, unless it is the last.
     """
     stages = list(plan.cascade or ())
+    assert not plan.certified or len(stages) == 1, "bounds are of the full width"
     steps = [("walk", manifest.code_dim)]
     count = plan.shortlist
     if stages and stages[0].space == "codes":
@@ -147,6 +162,11 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     # Measured: neither half nor twice as far down as the k-th is as good.
     knobs[k.RANK] = min(plan.rank or plan.k, plan.ef)
     knobs[k.FEWEST] = knobs[k.RANK]
+    knobs[k.CERTIFIED] = plan.certified
+    knobs[k.MAX_BYTES] = -1 if plan.max_bytes is None else plan.max_bytes
+    knobs[k.MAX_TICKS] = -1
+    if plan.budget_us is not None:
+        knobs[k.MAX_TICKS] = int(plan.budget_us * ticks_per_us())
     knobs[k.CODE_BYTES] = code_width(manifest.code_dim)
     offset = int(manifest.projection == "pca")  # the code's own norms come first
     knobs[k.COLUMNS] = len(manifest.norm_dims) + offset
@@ -158,6 +178,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
             run.append(stage)
             count = min(count, stage.keep)
     column = {dim: i + offset for i, dim in enumerate(manifest.norm_dims)}
+    knobs[k.CODE_COLUMN] = 0 if offset else column.get(manifest.code_dim, -1)
     arrays = (
         np.array([s.dim for s in run], np.int64),
         np.array([s.keep for s in run], np.int64),

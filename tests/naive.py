@@ -496,3 +496,17 @@ def relative_contrast(rows, queries, owns, copy=1e-6):
     if not nearest:
         return None
     return (sum(distances) / len(distances)) / (sum(nearest) / len(nearest))
+
+
+def highest_score(vector, query, axes, error, by_norm):
+    """Return what a row can score at most, by what a code of `axes` tells of it.
+
+    `error` is how far the product of the codes may be from that of the coordinates, at
+    unit norm. Cauchy and Schwarz bound the rest, which lies outside the axes.
+    """
+    full = np.linalg.norm(vector)
+    x, q = vector / full, query / np.linalg.norm(query)
+    inside, held = axes @ x, axes @ q
+    rest = math.sqrt(max(0, 1 - inside @ inside) * max(0, 1 - held @ held))
+    room = error * np.linalg.norm(inside) * np.linalg.norm(held)
+    return float(inside @ held + room + rest) * (full if by_norm else 1)

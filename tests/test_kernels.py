@@ -25,8 +25,8 @@ from funnel.graph.adjacency import (
 from funnel.graph.build import Links
 from funnel.graph.grow import batches, grow_graph
 from funnel.graph.halves import are_uneven, directions, joined
+from funnel.kernels import certify, fours
 from funnel.kernels import codes as c
-from funnel.kernels import fours
 from funnel.kernels import funnel as f
 from funnel.kernels import query as q
 from funnel.kernels import rerank as r
@@ -1054,13 +1054,17 @@ def expanded(starts, owned, loose, k, room, n=100, hidden=()):
     segment = Memory((0, 8), {"rows": FIRST}, part | some)
     total = room + len(loose)
     rows, scores = np.full(total + 4, CANARY), np.full(total + 4, CANARY, np.float32)
+    errors = scores.copy()
     m = f.expand(
-        best, len(best), segment.table[1], k, room, np.float32(0.5), rows, scores, 0
-    )
+        best, len(best), segment.table[1], k, room, np.float32(0.5), rows, scores,
+        errors, frozen(codes), np.float32(0.25), 0,
+    )  # fmt: skip
     assert m <= room
-    m = f.add_loose(segment.table[1], rows, scores, m)
+    assert (errors[:m] == 0.25).all()
+    m = f.add_loose(segment.table[1], rows, scores, errors, m)
     assert (rows[m:] == CANARY).all()
     assert (scores[m:] == CANARY).all()
+    assert (errors[m:] == CANARY).all()
     return (rows[:m] - FIRST).tolist(), (2 * scores[:m]).tolist()
 
 
@@ -1146,6 +1150,7 @@ def scratch(room):
 
 def knobs_for(**given_):
     knobs = np.zeros(f.KNOBS, np.int64)
+    knobs[f.MAX_BYTES] = knobs[f.MAX_TICKS] = -1
     for name, value in given_.items():
         knobs[getattr(f, name)] = value
     return knobs
@@ -1180,7 +1185,10 @@ def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
     ]
     held = Memory(edges, *parts)
     knobs = knobs_for(BY_NORM=metric == "ip", COLUMNS=norms.shape[1])
-    m = f.rerank(query, held.memory, plan, knobs, candidates, count, trace)
+    m, done = f.rerank(
+        query, held.memory, plan, knobs, candidates, count, (0, 0), trace
+    )
+    assert done == len(dims)
     stages = list(zip(dims, keeps, strict=True))
     rows, scores = naive.cascade(values, query, given_[:count], stages, metric)
     order = naive.top(candidates[1][:m].tolist(), m)
@@ -1194,6 +1202,60 @@ def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
     assert trace[1:, f.DIMS_READ].tolist() == (counts[:-1] * widths).tolist()
     assert (trace[1:, f.TICKS] > 0).all()
     assert not trace[0].any()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+@laws
+@given(seeds, st.sampled_from([4, 16, 40]), st.integers(1, 12), st.booleans())
+def test_certify__equals_a_rerank_of_all(metric, seed, width, k, clipped):
+    """Bounds hold, and what they spare cannot be an answer."""
+    full_dim, n, by_norm = 48, 40, metric == "ip"
+    rng = np.random.default_rng(seed)
+    energy = 0.8 ** np.arange(full_dim)
+    turn = np.linalg.qr(rng.standard_normal((full_dim, full_dim)))[0]
+    values = (rng.standard_normal((n, full_dim)) * energy) @ turn
+    values *= rng.uniform(0.5, 2, (n, 1))
+    query = naive.unit(values[0] + 0.3 * rng.standard_normal(full_dim) * energy)
+    stored, values = as_stored(values, "float32")
+    axes = turn[:width]
+    held = np.linalg.norm(values @ axes.T, axis=1)
+    norms = np.float32(np.stack([held, np.linalg.norm(values, axis=1)], axis=1))
+    short = (values @ axes.T) / (held if not by_norm else held / norms[:, 1])[:, None]
+    unit_of = np.abs(short).max() / (100 if clipped else 127)
+    codes = np.clip(np.rint(short / unit_of), -127, 127)
+    some = np.abs(codes).max(axis=1) == 127
+    projected = np.float32(axes @ query)
+    step = np.abs(projected).max() / 127
+    coded = np.rint(projected / step) * step / np.linalg.norm(projected)
+    order = np.argsort(-(codes @ coded), kind="stable")
+    candidates = scratch(n)
+    candidates[0][:], candidates[1][:] = order, (unit_of * codes @ coded)[order]
+    error = np.float32(np.sqrt(width) / 2 * unit_of)
+    candidates[3][:] = np.where(some[order], np.float32(np.inf), error)
+    memory = Memory((0, full_dim), {"blocks": [stored], "norms": norms}).memory
+    q, bounds = np.float32(query), np.empty(n, np.float32)
+    certify.bound_scores(projected, memory[0], (2, 0), by_norm, candidates, n, bounds)
+    true = values @ query / (1 if by_norm else norms[:, 1])
+    assert (bounds >= true[order]).all()
+    for at in np.flatnonzero(~some[order]):
+        length = norms[order[at], 1] if by_norm else 1
+        room = error / length + (1 + error / length) * certify.query_error(
+            projected, float(np.linalg.norm(projected))
+        )
+        most = naive.highest_score(values[order[at]], query, axes, 2 * room, by_norm)
+        assert bounds[at] <= most + 2e-3 * length
+    done = certify.certify(q, projected, memory, (2, 0), by_norm, candidates, n, k)
+    best = np.sort(candidates[1][:done])[::-1][:k]
+    np.testing.assert_allclose(best, np.sort(true)[::-1][:k], atol=1e-5 * norms.max())
+    assert min(n, k) <= done <= n
+
+
+def test_code_error__of_a_clipped_code_is_not_bounded():
+    code = np.int8([3, -126, 126, 0])
+    assert certify.code_error(code, np.float32(0.5)) == np.float32(0.5)
+    for clipped in (127, -127):
+        code[2] = clipped
+        assert np.isinf(certify.code_error(code, np.float32(0.5)))
 
 
 def corpus_of(seed, n, edges, code_dim, dtype="float32"):
@@ -1268,7 +1330,7 @@ class Corpus:
             knobs,
             np.array([-1.0, *[1 / 127] * len(held.table)]),
             np.zeros(n + 1, np.uint8),
-            (rows, scores, trace),
+            (rows, scores, trace, np.zeros(count, np.bool_)),
         )
         return rows, scores, trace
 

@@ -32,7 +32,7 @@ def explain(snapshot: Snapshot, query: Floats, plan: Plan, origin: str) -> Expla
     """
     steps = replayed(snapshot, query, plan)
     found = search(snapshot, query, plan, True, snapshot.everything)
-    trace = found[2] or Trace((), 1, 0.0)
+    trace = found.trace or Trace((), 1, 0.0)
     shown = [
         ShownStep(
             one.name, one.dim, one.rows_in, one.rows_kept, step.threshold,

@@ -84,7 +84,7 @@ def replayed(snapshot: Snapshot, query: Floats, plan: Plan) -> list[Step]:
 
 def ranked(snapshot: Snapshot, query: Floats, plan: Plan) -> tuple[Rows, Scores]:
     """Search; return the rows that were found and their scores, best first."""
-    rows, scores, _ = search(snapshot, query, plan, False, snapshot.everything)
+    rows, scores = search(snapshot, query, plan, False, snapshot.everything)[:2]
     found = rows[0] >= 0
     return rows[0][found], scores[0][found].astype(np.float64)
 

@@ -67,7 +67,7 @@ class Workload:
     def run(self, plan: Plan) -> tuple[Rows, Floats]:
         """Search; return rows and scores, a query's own row put last."""
         everything = self.snapshot.everything
-        rows, scores, _ = search(self.snapshot, self.queries, plan, False, everything)
+        rows, scores = search(self.snapshot, self.queries, plan, False, everything)[:2]
         if self.own is None:
             return rows, scores
         order = np.argsort(rows == self.own[:, None], axis=1, kind="stable")

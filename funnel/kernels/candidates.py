@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from funnel.kernels.certify import code_error
 from funnel.kernels.jit import kernel
 from funnel.kernels.memory import numbers_at
 from funnel.kernels.rerank import keep_largest, pack
@@ -35,6 +36,9 @@ def expand(
     scale: np.float32,
     rows: Array,
     scores: Array,
+    errors: Array,
+    codes: Array,
+    error: np.float32,
     m: int,
 ) -> int:
     """Add the rows of a segment's kept nodes and their scores, best first, after `m`.
@@ -51,7 +55,10 @@ def expand(
         Rows to add at most.
     scale : float32
         What an integer score is multiplied by.
-    rows, scores : int64, float32, in and out
+    rows, scores, errors : int64, float32, float32, in and out
+    codes : (v, w) int8
+    error : float32
+        Of a code, for `certify.code_error`; below 0 errors are not asked for.
 
     Returns
     -------
@@ -66,9 +73,10 @@ def expand(
             break
         node = (best[i] >> 1) & NODE_MASK
         score = np.float32(best[i] >> NODE_BITS) * scale
+        hidden = code_error(codes[node], error) if error >= 0 else error
         if len(node_starts) == 0:
             if node < n:
-                rows[m], scores[m] = first + node, score
+                rows[m], scores[m], errors[m] = first + node, score, hidden
                 m += 1
             continue
         # Clamped first: a sum or a range that overflows is undefined.
@@ -80,21 +88,21 @@ def expand(
             if left == 0 or m == limit:
                 break
             if 0 <= row < n and (len(row_flags) == 0 or row_flags[row]):
-                rows[m], scores[m] = first + row, score
+                rows[m], scores[m], errors[m] = first + row, score, hidden
                 m += 1
                 left -= 1
     return m
 
 
 @kernel
-def add_loose(segment: Array, rows: Array, scores: Array, m: int) -> int:
+def add_loose(segment: Array, rows: Array, scores: Array, errors: Array, m: int) -> int:
     """Add a segment's loose rows, which no code can rank; return how many there are."""
     loose = numbers_at(segment[LOOSE], segment[LOOSE_COUNT], NO_INT64)
     row_flags = flags_of(segment)[1]
     for i in range(len(loose)):
         row = loose[i]
         if 0 <= row < segment[ROWS] and (len(row_flags) == 0 or row_flags[row]):
-            rows[m], scores[m] = segment[FIRST] + row, 0
+            rows[m], scores[m], errors[m] = segment[FIRST] + row, 0, np.inf
             m += 1
     return m
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from funnel.kernels.candidates import add_loose, expand, write_best
+from funnel.kernels.certify import certify
 from funnel.kernels.codes import code_offset, quantise
 from funnel.kernels.jit import kernel, ticks
 from funnel.kernels.memory import numbers_at
@@ -51,7 +52,8 @@ from funnel.kernels.walk import (
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
 EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK, CODE_BYTES, COLUMNS, FEWEST = range(10)
-KNOBS = 10
+CERTIFIED, CODE_COLUMN, MAX_BYTES, MAX_TICKS = range(10, 14)
+KNOBS = 14
 # Places in `scales`.
 SLACK, CODE_UNITS = 0, 1
 BLIND = -2
@@ -82,6 +84,7 @@ def prepare_some(
     raw: Array,
     axes: tuple[Array, Array, Array],
     by_norm: bool,
+    closely: bool,
     queries: Array,
     projected: Array,
     factors: Array,
@@ -93,6 +96,8 @@ def prepare_some(
     ----------
     raw, queries : (b, d) float32, in and out
     axes : see `search_many`
+    closely : bool
+        Project over the axes themselves, not over their codes.
     projected : (b, p) float32, out
     factors : (b,) float32, out
     coded : codes, scales, offsets of the queries, scratch
@@ -104,6 +109,9 @@ def prepare_some(
         factors[i] = prepare(raw[i], queries[i], by_norm)
     if len(floats) == 0:
         projected[:] = queries[:, : projected.shape[1]]
+        return
+    if closely:
+        project(queries[: len(raw)], floats[: projected.shape[1]], projected)
         return
     for i in range(len(raw)):
         scales[i] = quantise(queries[i], codes[i])
@@ -220,7 +228,8 @@ def gather(
     """
     code = np.empty(knobs[CODE_BYTES], np.int8)
     below = quantise(projected, code) * norm(projected)
-    offset, m, rows, scores = code_offset(code), 0, candidates[0], candidates[1]
+    offset, m = code_offset(code), 0
+    rows, scores, _, errors, _, _ = candidates
     floor = np.int64(LOWEST_SCORE)
     for s in range(len(table)):
         scale = scales[CODE_UNITS + s] / below if below > 0 else 0.0
@@ -240,14 +249,16 @@ def gather(
         record[ROWS_IN] += scored
         record[ROWS_KEPT] += size
         record[DIMS_READ] += scored * knobs[WIDTH]
+        error = np.sqrt(knobs[WIDTH]) / 2 * scales[CODE_UNITS + s]
         m = expand(
             pool[1:], size, table[s], knobs[K], knobs[CUT], np.float32(scale), rows,
-            scores, m,
+            scores, errors, graph_of(table[s], knobs[CODE_BYTES])[0],
+            np.float32(error if knobs[CERTIFIED] else -1), m,
         )  # fmt: skip
         if m > knobs[CUT]:
             m = shorten(candidates, m, knobs[CUT])
     for s in range(len(table)):
-        m = add_loose(table[s], rows, scores, m)
+        m = add_loose(table[s], rows, scores, errors, m)
     return m
 
 
@@ -259,9 +270,15 @@ def rerank(
     knobs: Array,
     candidates: tuple[Array, ...],
     m: int,
+    spent: tuple[int, int],
     trace: Array,
-) -> int:
-    """Run the stages of a cascade over `m` candidates; return how many are left.
+) -> tuple[int, int]:
+    """Run the stages of a cascade over `m` candidates.
+
+    Returns
+    -------
+    m, done : int
+        Candidates that are left, and stages that were run: all that the budget allows.
 
     Parameters
     ----------
@@ -272,6 +289,7 @@ def rerank(
         Dim, keep, and the column of its norms (−1 if they are not stored).
     candidates : rows, scores, dots, squares, keys, spare
         Rows come in; rows and scores go out.
+    spent : bytes read and the time of the beginning
     trace : (r, 4) int64, added to
     """
     table, columns_stored = memory[0], knobs[COLUMNS]
@@ -282,8 +300,12 @@ def rerank(
     for s in range(len(dims)):
         counting |= columns[s] < 0
     start, square, first = 0, np.float64(0), len(trace) - len(dims)
+    used, since = spent
     for s in range(len(dims)):
         began, stop, m_in = ticks(), dims[s], m
+        used += m * (stop - start) * memory[2].itemsize
+        if is_over(knobs, used, since):
+            return m, s
         square += norm(query[start:stop]) ** 2
         if counting:
             extend_with_squares(
@@ -305,7 +327,39 @@ def rerank(
         record[DIMS_READ] += m_in * (stop - start)
         record[TICKS] += ticks() - began
         start = stop
-    return m
+    return m, len(dims)
+
+
+@kernel
+def is_over(knobs: Array, used: int, since: int) -> Any:
+    """Tell whether a query's budget of bytes or of time does not allow a stage."""
+    over = knobs[MAX_BYTES] >= 0 and used > knobs[MAX_BYTES]
+    return over or (knobs[MAX_TICKS] >= 0 and ticks() - since > knobs[MAX_TICKS])
+
+
+@kernel
+def rerank_certified(
+    query: Array,
+    projected: Array,
+    memory: tuple[Array, Array, Array],
+    knobs: Array,
+    candidates: tuple[Array, ...],
+    m: int,
+    spent: tuple[int, int],
+    record: Array,
+) -> tuple[int, int]:
+    """Do as `rerank` at full width alone, and drop only what cannot be an answer."""
+    began, used = ticks(), spent[0] + m * len(query) * memory[2].itemsize
+    if is_over(knobs, used, spent[1]):
+        return m, 0
+    columns = knobs[COLUMNS], knobs[CODE_COLUMN]
+    by_norm, k = knobs[BY_NORM] != 0, knobs[K]
+    m = certify(query, projected, memory, columns, by_norm, candidates, m, k)
+    record[ROWS_IN] += m
+    record[ROWS_KEPT] += min(m, k)
+    record[DIMS_READ] += m * len(query)
+    record[TICKS] += ticks() - began
+    return m, 1
 
 
 @kernel
@@ -317,7 +371,7 @@ def search_many(
     knobs: Array,
     scales: Array,
     visited: Array,
-    out: tuple[Array, Array, Array],
+    out: tuple[Array, Array, Array, Array],
 ) -> int:
     """Search every query, one after the other.
 
@@ -331,17 +385,19 @@ def search_many(
     memory : table, starts, like
         The table of `kernels/segments.py`; the rest as in `rerank.find_rows`.
     plan : see `rerank`
-    knobs : (10,) int64
+    knobs : (14,) int64
         ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, the
         rank that the slack is measured from, bytes of a code, stored norms a row, rows
-        that are too few to be all that a walk finds.
+        that are too few to be all that a walk finds, rerank by bounds?, which norm is
+        of the code's coordinates, bytes and ticks that a query may take (−1: any).
     scales : (1 + s,) float64
         The walk's slack, −1 for none; the coordinate that a code of 1 stands for, in
         each segment.
     visited : (most nodes of a segment + 1,) uint8
         Kept between calls; its last entry is the epoch.
-    out : rows (q, k) int64, scores (q, k) float32, trace (r, 4) int64
-        Rows are −1 and scores −inf where there are fewer than k.
+    out : rows, scores, trace, whole
+        (q, k) int64, (q, k) float32, (r, 4) int64, (q,) bool. Rows are −1 and scores
+        −inf where there are fewer than k; a query is whole if all its stages were run.
 
     Returns
     -------
@@ -349,7 +405,7 @@ def search_many(
         Blind queries: those that the projection says nothing of, so that no code can
         rank for them. Their first row is `BLIND`.
     """
-    table, (out_rows, out_scores, trace) = memory[0], out
+    table, (out_rows, out_scores, trace, whole) = memory[0], out
     longest, loose = knobs[SHORTLIST], 0
     for s in range(len(table)):
         longest = max(longest, reach(table[s], knobs[EF]))
@@ -381,6 +437,7 @@ def search_many(
             queries[first:last],
             axes,
             knobs[BY_NORM] != 0,
+            knobs[CERTIFIED] != 0,
             ready[: last - first],
             projected[: last - first],
             factors,
@@ -399,7 +456,7 @@ def search_many(
                 visited,
                 pool,
                 candidates,
-                (out_rows[i], out_scores[i], trace),
+                (out_rows[i], out_scores[i], trace, whole[i : i + 1]),
             )
     return blind
 
@@ -416,23 +473,29 @@ def search_one(
     visited: Array,
     pool: Array,
     candidates: tuple[Array, ...],
-    out: tuple[Array, Array, Array],
+    out: tuple[Array, Array, Array, Array],
 ) -> int:
     """Search one prepared query; arguments and result are those of `search_many`."""
-    out_rows, out_scores, trace = out
-    out_rows[:], out_scores[:] = -1, -np.inf
+    out_rows, out_scores, trace, whole = out
+    out_rows[:], out_scores[:], whole[0] = -1, -np.inf, True
     if norm(projected) < LOOSE and len(plan[0]) > 0:
         out_rows[0] = BLIND
         return 1
     stages, began = len(plan[0]), ticks()
-    kept = trace[0, ROWS_KEPT]
+    kept, scored = trace[0, ROWS_KEPT], trace[0, ROWS_IN]
     m = gather(projected, memory[0], knobs, scales, visited, pool, candidates, trace[0])
     trace[0, TICKS] += ticks() - began
     if len(trace) > 1 + stages:
         trace[1, ROWS_IN] += trace[0, ROWS_KEPT] - kept
         trace[1, ROWS_KEPT] += m
-    if stages > 0:
-        m = rerank(query, memory, plan, knobs, candidates, m, trace)
+    spent, done = ((trace[0, ROWS_IN] - scored) * knobs[CODE_BYTES], began), stages
+    if knobs[CERTIFIED] != 0:
+        m, done = rerank_certified(
+            query, projected, memory, knobs, candidates, m, spent, trace[-1]
+        )
+    elif stages > 0:
+        m, done = rerank(query, memory, plan, knobs, candidates, m, spent, trace)
+    whole[0] = done == stages
     write_best(candidates, m, factor, out_rows, out_scores)
     return 0
 
