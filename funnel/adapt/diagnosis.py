@@ -9,11 +9,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from funnel.adapt import tables
 from funnel.adapt.measures import SHORTLISTS, Figures, Order
+from funnel.adapt.tables import Shown, Table
 from funnel.plan import MARGIN
 
 KINDS = ("matryoshka", "unordered", "unstructured", "unknown")
+HEADER = ("dims", "energy", *(f"{m:,}" for m in SHORTLISTS), "rows for 99 %")
 NAMES = {"prefix": "own prefix", "pca": "principal axes"}
 MANY_COPIES = 0.1  # share of the rows
 EVEN = 1.01  # longest over shortest row: all of one length
@@ -22,7 +23,7 @@ USUAL_SHORTLIST = 200
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Shown):
     """What `funnel.diagnose` found.
 
     Parameters
@@ -178,6 +179,11 @@ class Diagnosis:
             **found,
         }
 
+    @property
+    def headline(self) -> str:
+        """Return the verdict."""
+        return self.verdict
+
     def facts(self) -> list[tuple[str, str]]:
         """Return what is known besides the table, as pairs of a name and its value."""
         whose = "given" if self.queries_given else "rows of the sample"
@@ -196,20 +202,22 @@ class Diagnosis:
             ("nested dims", ", ".join(map(str, self.dims))),
         ]  # fmt: skip
 
-    def sections(self) -> list[tuple[str, Figures]]:
-        """Return the two tables and what each is headed."""
-        spaces = (self.prefix, self.axes)
-        return [(f"{NAMES[f.space]}: knn_recall@10 in a shortlist of", f)
-                for f in spaces]  # fmt: skip
+    def sections(self) -> list[Table]:
+        """Return a table of each space."""
+        return [
+            Table(
+                f"{NAMES[f.space]}: knn_recall@10 in a shortlist of", HEADER, _cells(f)
+            )
+            for f in (self.prefix, self.axes)
+        ]
 
-    def __str__(self) -> str:
-        """Return it as plain text."""
-        return tables.plain(self)
 
-    def __rich__(self) -> Any:
-        """Return it as rich shows it."""
-        return tables.rich(self)
-
-    def _repr_html_(self) -> str:
-        """Return it as notebooks show it."""
-        return tables.html(self)
+def _cells(figures: Figures) -> list[tuple[str, ...]]:
+    """Return one row a width, as text."""
+    rows = zip(
+        figures.dims, figures.energy, figures.recall, figures.needed, strict=True
+    )
+    return [
+        (f"{dim:,}", f"{energy:.3f}", *(f"{r:.3f}" for r in recall), f"{needed:,}")
+        for dim, energy, recall, needed in rows
+    ]
