@@ -23,6 +23,7 @@ from funnel.adapt.explain import explain, why_not
 from funnel.adapt.explanation import Explanation, WhyNot
 from funnel.adapt.goal import gains_of
 from funnel.adapt.stage_losses import StageLosses, loss_by_stage
+from funnel.adapt.uncertainty import uncertainty_of
 from funnel.adapt.workload import workload_of
 from funnel.cascade import Cascade
 from funnel.errors import (
@@ -161,6 +162,7 @@ class Handle:
         min_score: float | None = None,
         threads: int | None = None,
         trace: bool = False,
+        uncertainty: bool = False,
         **habits: Any,
     ) -> Hits:
         """Return the `k` best rows of each query.
@@ -211,6 +213,11 @@ class Handle:
             Threads that share a batch; by default all CPUs.
         trace : bool
             Return what each step read and took.
+        uncertainty : bool
+            Return how much the rank of each hit moves over the last dims: of a hit, the
+            mean distance of its rank among the hits by each of the two nested dims
+            below the full width from its final rank, over the largest there can be
+            (k − 1). 0: the last dims agree on its place. Takes some µs a hit.
         **habits
             Names that other libraries use; refused with the name that we use.
 
@@ -260,9 +267,11 @@ class Handle:
         if cost is not None and filter is not None:
             cost = cost.after_filter(m.rows, selection.rows, filter_us)
         ids = snapshot.ids(rows)
+        unsure = uncertainty_of(snapshot, rows_in, rows) if uncertainty else None
         if single:
             ids, scores = ids[0], scores[0]
-        return Hits(ids, scores, cost if trace else None, m.version, whole)
+            unsure = None if unsure is None else unsure[0]
+        return Hits(ids, scores, cost if trace else None, m.version, unsure, whole)
 
     def similar(self, identifier: Any, k: int = 10, **how: Any) -> Hits:
         """Return the `k` rows that are most like a stored one, without that one.
@@ -287,7 +296,13 @@ class Handle:
         hits = self.search(stored, check_whole("k", k) + 1, **how)
         others = np.array([one != identifier for one in hits.ids.tolist()], bool)
         others[k:] &= not others[:k].all()
-        return replace(hits, ids=hits.ids[others], scores=hits.scores[others])
+        unsure = hits.uncertainty
+        return replace(
+            hits,
+            ids=hits.ids[others],
+            scores=hits.scores[others],
+            uncertainty=None if unsure is None else unsure[others],
+        )
 
     def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
         """Return what a search for one query did: rows, scores and time of every step.

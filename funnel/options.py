@@ -56,7 +56,7 @@ OURS = {
     "search": (
         "k", "shortlist", "cascade", "ef_search", "slack", "mode", "filter",
         "min_score", "threads", "trace", "effort", "target", "policy", "budget_ms",
-        "max_bytes",
+        "max_bytes", "uncertainty",
     ),
     "build": (
         "ids", "metadata", "path", "dims", "graph_dim", "code_dim", "projection",

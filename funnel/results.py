@@ -95,6 +95,9 @@ class Hits:
         What the search cost, where ``trace=True`` was asked.
     version : int
         Of the index, that was searched.
+    uncertainty : (q, k) or (k,) float32, or None
+        How much a hit's rank moves over the last dims, 0 to 1, where
+        ``uncertainty=True`` was asked; NaN where there is no hit.
     complete : bool
         False where `budget_ms` or `max_bytes` ended the search of a query before its
         last stage: its scores are those of the stage before.
@@ -104,6 +107,7 @@ class Hits:
     scores: npt.NDArray[np.float32]
     trace: Trace | None = None
     version: int = 0
+    uncertainty: npt.NDArray[np.float32] | None = None
     complete: bool = True
 
     @property

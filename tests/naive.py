@@ -377,6 +377,24 @@ def dcg(gains, k):
     return sum(gain / math.log2(i + 2) for i, gain in enumerate(gains[:k]))
 
 
+def rank_movement(rows, query, dims, metric):
+    """Return how much the rank of each hit moves over `dims`, a share of the most.
+
+    `rows` are the hits, best first. Of each, the mean over `dims` of how far its rank
+    among the hits by that prefix is from its rank as a hit, over the number of hits
+    less one; equal scores keep the order of the hits.
+    """
+    found = []
+    for rank in range(len(rows)):
+        moves = []
+        for dim in dims:
+            ranked = top(stage_scores(rows, query, dim, metric), len(rows))
+            moves.append(abs(ranked.index(rank) - rank))
+        share = sum(moves) / max(len(moves), 1) / max(len(rows) - 1, 1)
+        found.append(share)
+    return found
+
+
 # ---- adaptive classification
 
 
