@@ -19,26 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from funnel.adapt.explain import explain, why_not
-from funnel.adapt.explanation import Explanation, WhyNot
-from funnel.adapt.goal import gains_of
-from funnel.adapt.stage_losses import StageLosses, loss_by_stage
 from funnel.adapt.uncertainty import uncertainty_of
-from funnel.adapt.workload import workload_of
 from funnel.cascade import Cascade
 from funnel.errors import (
     ClosedError,
     ConflictError,
-    DimensionError,
     FunnelError,
     check_choice,
     check_number,
     check_whole,
 )
 from funnel.filters import is_mask, selection_of
-from funnel.kernels.types import Floats
 from funnel.options import check_habits, check_search
-from funnel.plan import Plan
 from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search
@@ -51,10 +43,6 @@ from funnel.store.verify import check_hashes
 from funnel.threads import Threads
 from funnel.vectors import check_queries
 
-EXPLAINED = (
-    "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
-    "policy",
-)  # fmt: skip
 REFRESH_S = 1.0  # a handle looks for newer versions as often
 
 
@@ -304,107 +292,6 @@ class Handle:
             uncertainty=None if unsure is None else unsure[others],
         )
 
-    def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
-        """Return what a search for one query did: rows, scores and time of every step.
-
-        Parameters
-        ----------
-        query : (full_dim,) array-like
-        k : int
-        **how
-            As in `search`, without `filter`, `min_score` and `trace`.
-
-        Returns
-        -------
-        Explanation
-            Prints as a table.
-
-        Raises
-        ------
-        DimensionError, NonFiniteError, …
-            As `search` does.
-        """
-        snapshot, row, plan = self._one_plan(query, k, how)
-        return explain(snapshot, row, plan, _origin(snapshot.manifest, how))
-
-    def why_not(self, query: Any, identifier: Any, k: int = 10, **how: Any) -> WhyNot:
-        """Return at which step a search loses a row, and what would keep it.
-
-        Replays the search in plain NumPy, and scans the codes where the walk did not
-        hand the row on: milliseconds.
-
-        Parameters
-        ----------
-        query : (full_dim,) array-like
-        identifier : int or str
-            Id of a stored row. A hit gets an answer too.
-        k : int
-        **how
-            As in `explain`.
-
-        Returns
-        -------
-        WhyNot
-            The step, the row's rank and score there and at every dim.
-
-        Raises
-        ------
-        UnknownIdError
-        """
-        snapshot, row, plan = self._one_plan(query, k, how)
-        (wanted,) = find_rows(snapshot, [identifier], self.path).tolist()
-        return why_not(snapshot, row, wanted, plan, identifier)
-
-    def loss_by_stage(
-        self, queries: Any, k: int = 10, qrels: Any = None, **how: Any
-    ) -> StageLosses:
-        """Return how much of what exact search finds each step of a search loses.
-
-        Searches exactly, and replays the search in plain NumPy: some milliseconds a
-        query.
-
-        Parameters
-        ----------
-        queries : (q, full_dim) array-like
-        k : int
-        qrels : sequence of dict, optional
-            Of each query, id → relevance: says what each step loses of ndcg@k too.
-        **how
-            As in `explain`.
-
-        Returns
-        -------
-        StageLosses
-            Prints as a table.
-        """
-        snapshot, rows, plan = self._explained(queries, k, how)
-        if not len(rows):
-            raise DimensionError("there are no queries to follow")
-        gains = None if qrels is None else gains_of(snapshot, qrels, len(rows))
-        work = workload_of(snapshot, rows, plan.k, 0, plan.threads)
-        return loss_by_stage(work, plan, gains)
-
-    def _one_plan(
-        self, query: Any, k: int, how: dict[str, Any]
-    ) -> tuple[Snapshot, Floats, Plan]:
-        """Return the version to read, one checked query, and the plan of a search."""
-        snapshot, rows, plan = self._explained(query, k, how)
-        if len(rows) != 1:
-            raise DimensionError(f"one query is explained at a time, not {len(rows)}")
-        return snapshot, rows, plan
-
-    def _explained(
-        self, queries: Any, k: int, how: dict[str, Any]
-    ) -> tuple[Snapshot, Floats, Plan]:
-        unknown = how.keys() - set(EXPLAINED)
-        check_habits(dict.fromkeys(unknown), "search")
-        snapshot = self._snapshot()
-        m, given = snapshot.manifest, {"mode": "funnel"} | how
-        asked = [given.get(name) for name in EXPLAINED]
-        plan = snapshot.remember(check_search, k, *asked)
-        rows, _ = check_queries(queries, m.full_dim, m.metric, m.transform)
-        return snapshot, rows, plan
-
     def warmup(self) -> float:
         """Compile, or load from the cache, all that a search needs; return seconds."""
         began = time.perf_counter()
@@ -554,13 +441,6 @@ class Handle:
             f"{m.projection} {m.graph_dim}/{m.code_dim}, {m.metric}, {m.dtype}, "
             f"mode={self.mode!r})"
         )
-
-
-def _origin(manifest: Manifest, how: dict[str, Any]) -> str:
-    """Say where the plan of a search came from."""
-    if how.keys() - {"threads", "effort", "target"}:
-        return "as asked"
-    return "a tuned level" if manifest.plan else "the default plan"
 
 
 def _one_more(keeps: Any) -> Any:

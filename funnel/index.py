@@ -34,8 +34,8 @@ from funnel.errors import (
     check_share,
     check_whole,
 )
+from funnel.explaining import Explaining
 from funnel.filters import is_mask, selection_of
-from funnel.handle import Handle
 from funnel.merging import Merger, Writing
 from funnel.options import (
     check_habits,
@@ -73,7 +73,7 @@ KEPT_VERSIONS = 100
 COLLECT_EVERY = 10  # versions: looking at all of them takes a while
 
 
-class FunnelIndex(Handle):
+class FunnelIndex(Explaining):
     """An index of Matryoshka embeddings on disk, searched as a funnel.
 
     Made by `FunnelIndex.build` or `FunnelIndex.open`; usable as a context manager, and

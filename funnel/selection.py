@@ -44,6 +44,12 @@ class Selection:
     table: Array
     held: list[npt.NDArray[Any]] = field(default_factory=list)
 
+    def __contains__(self, row: int) -> bool:
+        first = self.table[:, t.FIRST]
+        at = int(np.searchsorted(first, row, side="right")) - 1
+        own = self.flags[at]
+        return own is None or bool(own[row - int(first[at])])
+
     def listed(self) -> Rows:
         """Return the rows, rising."""
         first, found = 0, []

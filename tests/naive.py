@@ -395,6 +395,11 @@ def rank_movement(rows, query, dims, metric):
     return found
 
 
+def pages_of(ranges):
+    """Return how many pages of 4,096 bytes hold a byte of some (start, stop) ranges."""
+    return len({byte // 4096 for start, stop in ranges for byte in range(start, stop)})
+
+
 # ---- adaptive classification
 
 

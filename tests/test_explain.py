@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,14 @@ import naive
 import numpy as np
 import pytest
 from conftest import near_rows, turned_rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 from funnel import Cascade, FunnelIndex, Stage
+from funnel.adapt.floor import bytes_per_us
+from funnel.adapt.pages import touched
 from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
+from funnel.kernels import segments
 
 ROWS = turned_rows(2_000, 120, seed=8)
 QUERIES = near_rows(ROWS, 12, seed=9, noise=0.1)
@@ -47,6 +54,189 @@ def test_explain__shows_the_steps_of_the_search(index: Any, how: dict[str, Any])
         assert "µs" in str(told)
         assert "<table>" in told._repr_html_()
         assert told.to_dict()["k"] == 10
+
+
+def test_explain__shows_scores_and_margins_of_every_step(index: Any):
+    kept = range(len(ROWS))
+    for step, (dim, keep) in zip(
+        index.explain(QUERIES[0], **(FUNNEL | {"shortlist": 2_000})).steps[1:],
+        [(30, 60), (60, 25), (120, 10)],
+        strict=True,
+    ):
+        scores = naive.stage_scores(ROWS[kept], QUERIES[0], dim, index.metric)
+        best = np.sort(scores)[::-1]
+        kept = np.array(kept)[naive.top(scores, keep)]
+        assert (step.dim, step.kept) == (dim, keep)
+        assert step.kth_score == pytest.approx(best[9], rel=1e-4)
+        assert step.last_score == pytest.approx(best[keep - 1], rel=1e-4)
+        margin = (1 - best[keep - 1]) / (1 - best[9]) - 1
+        wanted = pytest.approx(margin, abs=1e-4) if index.metric == "cosine" else None
+        assert step.margin == wanted
+
+
+def test_explain__says_the_plan_and_what_memory_alone_takes(index: Any):
+    told = index.explain(QUERIES[0], **FUNNEL)
+    assert "shortlist 100, ef_search 100, cascade 30 dims keep 60" in str(told)
+    assert "slack" not in str(told)
+    read = sum(step.bytes_read for step in told.steps)
+    speed = bytes_per_us()
+    assert told.memory_gb_s == pytest.approx(speed / 1e3)
+    assert told.floor_us == pytest.approx(read / speed)
+    assert told.floor_us == pytest.approx(sum(step.floor_us for step in told.steps))
+    if index.metric == "cosine":
+        loose = index.explain(QUERIES[0], slack=0.25)
+        assert loose.steps[0].slack == 0.25
+        assert "slack 0.25" in str(loose)
+
+
+@given(st.lists(st.integers(0, 50_000), max_size=20), st.integers(1, 9_000))
+def test_touched__equals_naive(places: list[int], length: int):
+    wanted = naive.pages_of((place, place + length) for place in places)
+    assert touched(np.array(places, np.int64), length) == wanted
+
+
+def test_explain__counts_the_pages_of_the_rows_it_read(index: Any):
+    table, blocks = index._shown().everything.table, index._shown().starts
+    assert len(table) == len(blocks) - 1 == 1, "one segment, one block"
+    norms = index._shown().segments[0].norms
+    told = index.explain(QUERIES[0], **FUNNEL)
+    rows, read = range(len(ROWS)), 0
+    exact = index.explain(QUERIES[0], mode="exact").steps[0]
+    first = int(table[0, segments.BLOCKS])
+    assert exact.pages == naive.pages_of([(first, first + 480 * len(ROWS))])
+    short = {"mode": "prefix_ann", "shortlist": 100}
+    found = index.search(QUERIES[0], 100, **short).ids - 500
+    for step in told.steps[1:]:
+        rows = found if read == 0 else rows
+        places = [first + 480 * row for row in rows]
+        ranges = [(at + 4 * read, at + 4 * step.dim) for at in places]
+        width, at = norms.strides[0], norms.ctypes.data
+        lengths = [(at + width * row, at + width * (row + 1)) for row in rows]
+        assert step.pages == naive.pages_of(ranges) + naive.pages_of(lengths)
+        scores = naive.stage_scores(ROWS[rows], QUERIES[0], step.dim, index.metric)
+        rows, read = np.array(rows)[naive.top(scores, step.kept)], step.dim
+
+
+def test_explain__counts_the_pages_of_the_codes_it_walked_over(index: Any):
+    (table,) = index._shown().everything.table
+    codes = (len(index._shown().segments[0].codes), int(table[segments.CODES]))
+    entries = (int(table[segments.ENTRY_COUNT]), int(table[segments.ENTRY_CODES]))
+    every, copies = (
+        naive.pages_of([(at, at + 64 * count)]) for count, at in (codes, entries)
+    )
+    whole = index.explain(QUERIES[0], shortlist=2_000).steps[0]
+    assert whole.name == "walk"
+    assert whole.rows_in == codes[0] - 1 + entries[0]  # all but where it begins
+    assert whole.pages == every + copies
+    assert 2 <= index.explain(QUERIES[0], shortlist=10).steps[0].pages <= whole.pages
+    few = np.arange(2_000) % 50 == 3
+    listed = index.explain(QUERIES[0], filter=few).steps[1]
+    assert listed.rows_in == 40
+    places = [codes[1] + 64 * node for node in range(codes[0])]
+    assert 40 * 64 / 4096 <= listed.pages <= naive.pages_of((p, p + 64) for p in places)
+
+
+@pytest.mark.parametrize("how", [{}, FUNNEL, {"mode": "rerank"}, {"mode": "exact"}])
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.3, 1.0])
+def test_explain__takes_filters_as_search_does(
+    index: Any, how: dict[str, Any], share: float
+):
+    mask = np.random.default_rng(3).random(2_000) < share
+    for query in QUERIES[:3]:
+        hits = index.search(query, trace=True, filter=mask, **how)
+        told = index.explain(query, filter=mask, **how)
+        assert [(s.name, s.rows_in, s.kept) for s in told.steps] == [
+            (s.name, s.rows_in, s.rows_kept) for s in hits.trace
+        ]
+        assert told.steps[0].name == "filter"
+        assert "filter" in str(told)
+
+
+def test_why_not__knows_what_a_filter_leaves_out(index: Any):
+    mask = np.random.default_rng(3).random(2_000) < 0.3
+    for query in QUERIES[:6]:
+        hits = index.search(query, filter=mask, **FUNNEL).ids.tolist()
+        for one in index.search(query, 40, mode="exact").ids.tolist():
+            told = index.why_not(query, one, filter=mask, **FUNNEL)
+            assert (told.lost_by == "filter") == (not mask[one - 500])
+            assert (told.lost_by is None) == (one in hits)
+    none = index.why_not(query, one, filter=np.zeros(2_000, bool))
+    assert "left out by the filter" in str(none)
+    assert list(none.at) == [30, 60, 120]
+
+
+def test_why_not__states_margins(index: Any):
+    seen = 0
+    for query in QUERIES:
+        for one in index.search(query, 60, mode="exact").ids.tolist():
+            told = index.why_not(query, one, **(FUNNEL | {"shortlist": 2_000}))
+            if told.lost_by != "rerank" or told.change.get("dim") != 30:
+                continue
+            seen += 1
+            if index.metric == "ip":
+                assert (told.margin, told.margin_kept) == (None, None)
+                continue
+            scores = naive.prefix_cosines(ROWS, query, 30)
+            away = 1 - np.sort(scores)[::-1]
+            wanted = (1 - scores[one - 500]) / away[9], away[59] / away[9]
+            assert (told.margin, told.margin_kept) == pytest.approx(wanted, rel=1e-3)
+            assert f"margin {told.margin:.4g} of {told.margin_kept:.4g}" in told.verdict
+    assert seen > 3
+
+
+def test_why_not__knows_when_slack_ended_a_walk():
+    seen = set()
+    with FunnelIndex.build(ROWS, projection="prefix", code_dim=30) as index:
+        how = {"shortlist": 200, "slack": 0.02, "mode": "rerank"}
+        for query in QUERIES:
+            for one in index.search(query, 30, mode="exact").ids.tolist():
+                told = index.why_not(query, one, **how)
+                seen |= told.change.keys()
+                if "slack" in told.change:
+                    assert "slack 0.02" in told.verdict or "shortlist" in told.change
+                    after = index.why_not(query, one, **(how | told.change))
+                    assert after.lost_by != "walk"
+    assert "slack" in seen
+
+
+def test_why_not__says_of_copies_that_there_were_enough():
+    rows = np.concatenate([ROWS, np.repeat(ROWS[:1], 30, axis=0)])
+    with FunnelIndex.build(rows, projection="prefix", code_dim=30) as index:
+        told = [index.why_not(ROWS[0], i, 5) for i in (0, *range(2_000, 2_030))]
+    lost = [one for one in told if one.lost_by]
+    assert len(told) - len(lost) == 5
+    assert all("5 rows that equal it were enough" in one.verdict for one in lost)
+
+
+def test_explain__follows_queries_that_are_scanned():
+    blind = QUERIES[:1].copy()
+    blind[:, :30] = 0
+    with FunnelIndex.build(ROWS, projection="prefix", code_dim=30) as index:
+        told = index.explain(blind[0])
+        assert [(s.name, s.rows_in) for s in told.steps] == [("scan", 2_000)]
+        for one in index.search(blind[0]).ids.tolist():
+            assert index.why_not(blind[0], one).lost_by is None
+        mixed = np.concatenate([blind, QUERIES])
+        assert index.loss_by_stage(mixed).stages[0].knn_recall > 0
+
+
+def test_explanations__show_themselves(index: Any):
+    lost = index.search(QUERIES[0], 200, mode="exact").ids.tolist()[-1]
+    for shown in (
+        index.explain(QUERIES[0]),
+        index.why_not(QUERIES[0], lost, **FUNNEL),
+        index.loss_by_stage(QUERIES, **FUNNEL),
+    ):
+        json.dumps(shown.to_dict(), allow_nan=False)
+        html = shown._repr_html_()
+        assert html.count("<table>") == html.count("</table>") > 0
+        rich = pytest.importorskip("rich.console")
+        console = rich.Console(width=160, file=io.StringIO())
+        console.print(shown)
+        first, *_, last = str(shown).splitlines()
+        printed = console.file.getvalue()
+        assert first[:60] in printed
+        assert set(last.split()) <= set(printed.split())
 
 
 def test_why_not__says_of_a_hit_that_it_is_one(index: Any):
@@ -115,8 +305,12 @@ def test_why_not__finds_what_a_walk_did_not_reach():
 def test_explain__refuses_what_it_cannot_explain(index: Any):
     with pytest.raises(DimensionError, match="one query"):
         index.explain(QUERIES)
+    with pytest.raises(InvalidTypeError, match="min_score= changes no step"):
+        index.explain(QUERIES[0], min_score=0.3)
+    with pytest.raises(InvalidTypeError, match="use k="):
+        index.explain(QUERIES[0], top_k=3)
     with pytest.raises(InvalidTypeError, match="filter"):
-        index.explain(QUERIES[0], filter={"id": 3})
+        index.explain(QUERIES[0], filter="id = 3")
     with pytest.raises(UnknownIdError):
         index.why_not(QUERIES[0], 3)
 

@@ -41,6 +41,7 @@ LAYERS = (
     ("merging",),
     ("adapt",),
     ("handle",),
+    ("explaining",),
     ("index",),
     ("classify",),
     ("cli",),

@@ -6,47 +6,121 @@ Called by `FunnelIndex.explain` and `.why_not`; the search itself is replayed by
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from funnel.adapt.explanation import Explanation, ShownStep, WhyNot
-from funnel.adapt.replay import Step, prefix_scores, ranked, replayed
+from funnel.adapt.explanation import Explanation, ShownStep, WhyNot, words_of
+from funnel.adapt.floor import bytes_per_us, floor_us
+from funnel.adapt.pages import rerank_pages, scan_pages, walk_pages
+from funnel.adapt.replay import Step, prefix_scores, replayed, walked
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
-from funnel.results import Trace
+from funnel.results import Trace, TraceStage
 from funnel.search import search
+from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 
 DEEPEST = 20_000  # ranks by codes that are looked for
+LOOSER = (2, 4, 8)  # times the slack that ended a walk, before it is done without
+Ranks = dict[int, tuple[int, float]]
 
 
-def explain(snapshot: Snapshot, query: Floats, plan: Plan, origin: str) -> Explanation:
-    """Return what a search did, step by step.
+class Asked(NamedTuple):
+    """A search that is to be explained.
 
     Parameters
     ----------
-    query : (1, d) float32
+    snapshot : Snapshot
+    queries : (q, d) float32
+        Checked and transformed; one, where one is explained.
+    plan : Plan
+    selection : Selection
+        Rows that may be answers.
+    filter_us : float or None
+        What it took to select them; None without a filter.
     origin : str
         Where the plan came from.
     """
-    steps = replayed(snapshot, query, plan)
-    found = search(snapshot, query, plan, True, snapshot.everything)
-    trace = found.trace or Trace((), 1, 0.0)
-    shown = [
-        ShownStep(
-            one.name, one.dim, one.rows_in, one.rows_kept, step.threshold,
-            one.bytes_read, one.time_us,
-        )
-        for one, step in zip(trace.stages, _matching(trace, steps), strict=True)
-    ]  # fmt: skip
-    return Explanation(tuple(shown), plan.k, origin, trace.kernel_us)
+
+    snapshot: Snapshot
+    queries: Floats
+    plan: Plan
+    selection: Selection
+    filter_us: float | None
+    origin: str
+
+    def replayed(self, plan: Plan | None = None) -> list[Step]:
+        """Return the steps of the search, or of one by another plan."""
+        return replayed(self.snapshot, self.queries, plan or self.plan, self.selection)
+
+    def reaches(self, row: int, plan: Plan) -> bool:
+        """Tell whether the walk of a plan hands a row on."""
+        rows, _ = walked(self.snapshot, self.queries, plan, self.selection)
+        return row in rows
 
 
-def _matching(trace: Trace, steps: list[Step]) -> list[Step]:
+def explain(asked: Asked) -> Explanation:
+    """Return what a search for one query did, step by step."""
+    snapshot, query, plan, selection = asked[:4]
+    steps = asked.replayed()
+    began = time.perf_counter_ns()
+    trace = search(snapshot, query, plan, True, selection).trace
+    call_us = (time.perf_counter_ns() - began) / 1e3
+    trace = trace or Trace((), 1, 0.0)
+    stages = trace.stages[-1:] if len(steps) == 1 else trace.stages  # or blind
+    shown, read = [], 0
+    if asked.filter_us is not None:
+        passed = (snapshot.manifest.rows, selection.rows)
+        shown.append(ShownStep("filter", 0, *passed, time_us=asked.filter_us))
+    for one, step in zip(stages, _matching(stages, steps), strict=True):
+        pages = _pages(asked, one, step, read)
+        read = one.dim if one.name == "rerank" else 0
+        shown.append(_shown(asked, one, step, pages))
+    return Explanation(
+        tuple(shown), plan.k, asked.origin, words_of(plan), trace.kernel_us, call_us,
+        floor_us(trace_bytes(trace)), bytes_per_us() / 1e3,
+    )  # fmt: skip
+
+
+def trace_bytes(trace: Trace) -> int:
+    """Return the bytes that all steps of a search read."""
+    return sum(one.bytes_read for one in trace)
+
+
+def _shown(asked: Asked, one: TraceStage, step: Step, pages: int) -> ShownStep:
+    """Return a step as it is shown: traced, and with the scores of its replay."""
+    k = min(asked.plan.k, asked.selection.rows)
+    away = None
+    if asked.snapshot.manifest.metric == "cosine":
+        away = step.times_kth(step.threshold, k)
+    return ShownStep(
+        one.name, one.dim, one.rows_in, one.rows_kept,
+        None if away is None else away - 1,
+        asked.plan.slack if one.name == "walk" else None,
+        step.score_at(k), step.threshold, one.bytes_read, pages, one.time_us,
+        floor_us(one.bytes_read),
+    )  # fmt: skip
+
+
+def _pages(asked: Asked, one: TraceStage, step: Step, read: int) -> int:
+    """Return the pages that a step touches; `read` dims were read before."""
+    snapshot, query, plan, selection = asked[:4]
+    if one.name == "rerank":
+        return rerank_pages(snapshot, step.rows, read, one.dim)
+    if one.name == "cut":
+        return 0
+    if step.name == "scan":
+        return scan_pages(snapshot, one.dim, selection)
+    return walk_pages(snapshot, query, plan, selection)
+
+
+def _matching(stages: tuple[TraceStage, ...], steps: list[Step]) -> list[Step]:
     """Return the replayed step of each traced one: some are not run."""
     found, left = [], list(steps)
-    for one in trace.stages:
+    for one in stages:
         by_codes = one.name in ("walk", "scan")
         while len(left) > 1 and (
             left[0].dim != one.dim or (not by_codes and left[0].name != one.name)
@@ -56,110 +130,130 @@ def _matching(trace: Trace, steps: list[Step]) -> list[Step]:
     return found
 
 
-def why_not(
-    snapshot: Snapshot, query: Floats, row: int, plan: Plan, identifier: object
-) -> WhyNot:
+def why_not(asked: Asked, row: int, identifier: object) -> WhyNot:
     """Return where a search lost a row, its rank at every dim, and what would keep it.
 
     Parameters
     ----------
-    query : (1, d) float32
     row : int
         A live row.
     """
-    steps = replayed(snapshot, query, plan)
-    at = _ranks(snapshot, query, row, steps)
+    steps = asked.replayed()
+    at = _ranks(asked, row, steps)
+    if row not in asked.selection:
+        return WhyNot(identifier, "filter", "left out by the filter", at=at)
     for step in steps:
         rank = step.rank_of(row)
-        if rank is None or rank > step.keep:
-            return _lost(snapshot, query, row, plan, identifier, step, rank, at)
-    rank = steps[-1].rank_of(row)
-    verdict = f"it is a hit: rank {rank} of {plan.k}"
-    return WhyNot(identifier, None, rank, None, None, verdict, {}, at)
+        if rank is None:
+            return replace(_unreached(asked, row, identifier, step), at=at)
+        if rank > step.keep:
+            return replace(_lost(asked, identifier, step, rank), at=at)
+    rank, score = steps[-1].rank_of(row), steps[-1].threshold
+    verdict = f"it is a hit: rank {rank} of {asked.plan.k}"
+    own = steps[-1].score_at(rank or 1)
+    return WhyNot(identifier, None, verdict, rank, own, score, at=at)
 
 
-def _lost(
-    snapshot: Snapshot, query: Floats, row: int, plan: Plan, identifier: object,
-    step: Step, rank: int | None, at: dict[int, tuple[int, float]],
-) -> WhyNot:  # fmt: skip
-    """Say of a row that a step lost what would have kept it."""
-    threshold = step.threshold
-    if rank is None:
-        return _unreached(snapshot, query, row, plan, identifier, step, at)
-    score = float(step.scores[rank - 1])
-    change = {"keep" if step.name != "scan" else "k": rank, "dim": step.dim}
-    if step.keep == plan.k and step.name in ("rerank", "scan", "walk"):
+def _lost(asked: Asked, identifier: object, step: Step, rank: int) -> WhyNot:
+    """Say of a row that a step scored and lost what would have kept it."""
+    score, threshold, plan = step.score_at(rank), step.threshold, asked.plan
+    change: dict[str, float] = {"keep": rank, "dim": step.dim}
+    if step.keep == plan.k or step.name == "scan":
         change = {"k": rank}
+    margins, said = _margins(asked, step, score)
     verdict = (
-        f"lost by the {step.name} at {step.dim} dims: rank {rank} of the {step.keep} "
-        f"that it keeps, {threshold - score:.4g} below the last of them"
+        f"lost by the {step.name} at {step.dim} dims: rank {rank:,} where it keeps "
+        f"{step.keep:,}, {said}"
     )
-    return WhyNot(identifier, step.name, rank, score, threshold, verdict, change, at)
+    return WhyNot(
+        identifier, step.name, verdict, rank, score, threshold, *margins, change
+    )
 
 
-def _unreached(
-    snapshot: Snapshot, query: Floats, row: int, plan: Plan, identifier: object,
-    step: Step, at: dict[int, tuple[int, float]],
-) -> WhyNot:  # fmt: skip
+def _margins(
+    asked: Asked, step: Step, score: float
+) -> tuple[tuple[float | None, float | None], str]:
+    """Return how far a row and the last kept one are, in k-th best, and in words.
+
+    Distances are 1 − cosine: inner products have none.
+    """
+    short = f"{step.threshold - score:.4g} below the last of them"
+    if asked.snapshot.manifest.metric != "cosine":
+        return (None, None), short
+    k = min(asked.plan.k, asked.selection.rows)
+    own, kept = step.times_kth(score, k), step.times_kth(step.threshold, k)
+    if own is None or kept is None:
+        return (None, None), short
+    return (own, kept), f"margin {own:.4g} of {kept:.4g}, {short}"
+
+
+def _unreached(asked: Asked, row: int, identifier: object, step: Step) -> WhyNot:
     """Say of a row that a walk did not hand on whether it met it."""
-    deep = min(snapshot.manifest.rows, DEEPEST)
-    rows, scores = ranked(snapshot, query, _walk(plan, deep, deep))
+    plan, deep = asked.plan, min(asked.selection.rows, DEEPEST)
+    all_copies = replace(_longer(plan, deep, deep), k=deep)
+    rows, scores = walked(asked.snapshot, asked.queries, all_copies, asked.selection)
     found = np.flatnonzero(rows == row)
+    lost = f"lost by the walk at {step.dim} dims: "
     if not len(found):
-        verdict = (
-            f"lost by the walk at {step.dim} dims: not among the {deep:,} rows that "
-            "are nearest by their codes"
-        )
-        return WhyNot(identifier, "walk", None, None, step.threshold, verdict, {}, at)
+        verdict = f"{lost}not among the {deep:,} rows that are nearest by their codes"
+        return WhyNot(identifier, "walk", verdict, threshold=step.threshold)
     rank, score = int(found[0]) + 1, float(scores[found[0]])
+    margins, _ = _margins(asked, step, score)
+    change = _longer_walk(asked, row, max(rank, step.keep))
     verdict = (
-        f"lost by the walk at {step.dim} dims: {rank - 1:,} rows are nearer by their "
-        f"codes, and its shortlist is {step.keep}"
+        f"{lost}{rank - 1:,} rows are nearer by their codes, and its shortlist is "
+        f"{step.keep:,}"
     )
     if rank <= step.keep:
+        ended = f"its list of {plan.ef:,} ended before"
+        if plan.slack is not None:
+            ended = f"it ended at slack {plan.slack:g}, or its list of {plan.ef:,} did"
+        if not change:
+            ended = f"{plan.k:,} rows that equal it were enough"
         verdict = (
             f"never reached by the walk, though only {rank - 1:,} rows are nearer by "
-            f"their codes: its list of {plan.ef} ended before"
+            f"their codes: {ended}"
         )
-    change = _longer_walk(snapshot, query, row, plan, max(rank, step.keep))
-    return WhyNot(identifier, "walk", rank, score, step.threshold, verdict, change, at)
+    if None not in margins:
+        verdict += f"; margin {margins[0]:.4g} of {margins[1]:.4g}"
+    return WhyNot(
+        identifier, "walk", verdict, rank, score, step.threshold, *margins, change
+    )
 
 
-def _longer_walk(
-    snapshot: Snapshot, query: Floats, row: int, plan: Plan, listed: int
-) -> dict[str, int]:
-    """Return the shortlist and the list, doubled until it is, that reach a row."""
-    n = snapshot.manifest.rows
-    change = {"shortlist": listed} if listed > plan.shortlist else {}
+def _longer_walk(asked: Asked, row: int, listed: int) -> dict[str, float]:
+    """Return the arguments that reach a row: a shortlist, more slack, a longer list."""
+    plan, most = asked.plan, asked.snapshot.manifest.rows
+    change: dict[str, float] = {"shortlist": listed} if listed > plan.shortlist else {}
     ef = max(plan.ef, listed)
-    while row not in ranked(snapshot, query, _walk(plan, listed, ef))[0]:
-        if ef == n:
+    for slack in [] if plan.slack is None else [times * plan.slack for times in LOOSER]:
+        if asked.reaches(row, replace(_longer(plan, listed, ef), slack=slack)):
+            return {**change, "slack": slack}
+    while not asked.reaches(row, _longer(plan, listed, ef)):
+        if ef == most:
             return {}
-        ef = min(2 * ef, n)
+        ef = min(2 * ef, most)
         change["ef_search"] = ef
     return change
 
 
-def _walk(plan: Plan, listed: int, ef: int) -> Plan:
-    """Return the plan of a walk alone, with another list."""
-    slack = plan.slack if ef == plan.ef else None
+def _longer(plan: Plan, listed: int, ef: int) -> Plan:
+    """Return the plan of a walk alone, with another list and without a slack."""
     return replace(
-        plan, mode="prefix_ann", k=listed, shortlist=listed, ef=ef, cascade=None,
-        slack=slack, rank=plan.rank or plan.k,
-    )  # fmt: skip
+        plan, mode="prefix_ann", shortlist=listed, ef=ef, cascade=None, slack=None
+    )
 
 
-def _ranks(
-    snapshot: Snapshot, query: Floats, row: int, steps: list[Step]
-) -> dict[int, tuple[int, float]]:
+def _ranks(asked: Asked, row: int, steps: list[Step]) -> Ranks:
     """Return the rank and the score of a row at each of the index's dims.
 
     Among what the search retrieved, and the row itself.
     """
-    rows = np.union1d(steps[0].rows, [row])
+    snapshot, query = asked.snapshot, asked.queries[0]
+    rows = np.union1d(steps[0].rows if steps else [], [row]).astype(np.int64)
     place, found = int(np.searchsorted(rows, row)), {}
     for dim in snapshot.manifest.dims:
-        scores = prefix_scores(snapshot, query[0], rows, dim)
+        scores = prefix_scores(snapshot, query, rows, dim)
         better = int((scores > scores[place]).sum())
         found[dim] = better + 1, float(scores[place])
     return found

@@ -1,7 +1,7 @@
 """One search again, step by step, in plain NumPy: who was scored, kept and lost.
 
 For explanations: it keeps every candidate's score, which kernels do not. Called by
-`explain.py`.
+`explain.py` and `stage_losses.py`.
 
 c = candidates, d = full dims.
 """
@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.cascade import Stage
+from funnel.exact import scan
+from funnel.kernels import funnel as f
 from funnel.kernels.types import TINY, Floats, Rows
 from funnel.plan import Plan
-from funnel.search import search
+from funnel.search import lay_out
+from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 
 Scores = npt.NDArray[np.float64]
+NO_DISTANCE = 1e-6  # what float32 leaves of a distance of none
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,23 @@ class Step:
     rows: Rows
     scores: Scores
 
+    def score_at(self, rank: int) -> float:
+        """Return the score of a rank, from 1, or of the last row that was scored."""
+        best = self.scores[:rank]
+        return float(best[-1]) if len(best) else -np.inf
+
     @property
     def threshold(self) -> float:
         """The score of the last row that goes on."""
-        kept = self.scores[: self.keep]
-        return float(kept[-1]) if len(kept) else -np.inf
+        return self.score_at(self.keep)
+
+    def times_kth(self, score: float, k: int) -> float | None:
+        """Return how many times as far as the k-th best a score is, by 1 − cosine.
+
+        None where the k-th best is no distance away.
+        """
+        away = 1 - self.score_at(k)
+        return (1 - score) / away if away > NO_DISTANCE else None
 
     def rank_of(self, row: int) -> int | None:
         """Return the rank of a row, from 1; None if it was not scored here."""
@@ -55,22 +71,29 @@ class Step:
         return int(found[0]) + 1 if len(found) else None
 
 
-def replayed(snapshot: Snapshot, query: Floats, plan: Plan) -> list[Step]:
-    """Return the steps of a search.
+def replayed(
+    snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection
+) -> list[Step]:
+    """Return the steps of a search; none where no row may be an answer.
 
     Parameters
     ----------
     query : (1, d) float32
         Checked and transformed.
     """
-    if plan.mode in ("exact", "prefix"):
-        dim = _width(snapshot, plan.mode)
-        return [Step("scan", dim, plan.k, *ranked(snapshot, query, plan))]
+    plan = replace(plan, k=min(plan.k, selection.rows))
+    if plan.k == 0:
+        return []
     m, stages = snapshot.manifest, list(plan.cascade or ())
-    listed = min(plan.shortlist, m.rows)
-    rank = plan.rank or plan.k  # of the search, not of the walk for all it hands on
-    walk = replace(plan, mode="prefix_ann", k=listed, cascade=None, rank=rank)
-    rows, scores = ranked(snapshot, query, walk)
+    if plan.mode == "prefix":
+        return [
+            Step("scan", m.code_dim, plan.k, *scanned(snapshot, query, plan, selection))
+        ]
+    if plan.mode == "exact" or (stages and is_blind(snapshot, query)):
+        found = scanned(snapshot, query, replace(plan, mode="exact"), selection)
+        return [Step("scan", m.full_dim, plan.k, *found)]
+    listed = min(plan.shortlist, selection.rows)
+    rows, scores = walked(snapshot, query, plan, selection)
     steps = [Step("walk", m.code_dim, listed, rows, scores)]
     if not stages:
         return [replace(steps[0], keep=plan.k)]
@@ -82,11 +105,47 @@ def replayed(snapshot: Snapshot, query: Floats, plan: Plan) -> list[Step]:
     return steps
 
 
-def ranked(snapshot: Snapshot, query: Floats, plan: Plan) -> tuple[Rows, Scores]:
-    """Search; return the rows that were found and their scores, best first."""
-    rows, scores = search(snapshot, query, plan, False, snapshot.everything)[:2]
-    found = rows[0] >= 0
-    return rows[0][found], scores[0][found].astype(np.float64)
+def is_blind(snapshot: Snapshot, query: Floats) -> bool:
+    """Tell whether the projection says nothing of a query: it is scanned exactly."""
+    m, wanted = snapshot.manifest, query[0].astype(np.float64)
+    short = wanted[: m.code_dim]
+    if m.projection == "pca":
+        short = snapshot.axes[: m.code_dim] @ wanted
+    return bool(np.linalg.norm(short) < f.LOOSE * np.linalg.norm(wanted))
+
+
+def scanned(
+    snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection
+) -> tuple[Rows, Scores]:
+    """Scan; return the rows that were found and their scores, best first."""
+    rows, scores, _ = scan(snapshot, query, plan, selection)
+    return _found(rows[0], scores[0])
+
+
+def walked(
+    snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection
+) -> tuple[Rows, Scores]:
+    """Walk as a search does; return its shortlist, by codes, best first.
+
+    `k` stays that of the search: the end by slack hangs on it.
+    """
+    layout = lay_out(snapshot.manifest, replace(plan, cascade=None, certified=False))
+    listed = min(plan.shortlist, selection.rows)
+    rows, scores = np.empty((1, listed), np.int64), np.empty((1, listed), np.float32)
+    memory = (selection.table, snapshot.starts, snapshot.like)
+    visited = snapshot.borrow_scratch()
+    f.search_many(
+        query, snapshot.coded_axes, memory, layout.stages, layout.knobs,
+        layout.scales, visited,
+        (rows, scores, np.zeros((1, 4), np.int64), np.ones(1, np.bool_)),
+    )  # fmt: skip
+    snapshot.return_scratch(visited)
+    return _found(rows[0], scores[0])
+
+
+def _found(rows: Rows, scores: Floats) -> tuple[Rows, Scores]:
+    found = rows >= 0
+    return rows[found], scores[found].astype(np.float64)
 
 
 def prefix_scores(snapshot: Snapshot, query: Floats, rows: Rows, dim: int) -> Scores:
@@ -113,8 +172,3 @@ def _rescored(snapshot: Snapshot, query: Floats, before: Step, stage: Stage) -> 
     scores = prefix_scores(snapshot, query, rows, stage.dim)
     order = np.argsort(-scores, kind="stable")
     return Step("rerank", stage.dim, stage.keep, rows[order], scores[order])
-
-
-def _width(snapshot: Snapshot, mode: str) -> int:
-    m = snapshot.manifest
-    return m.full_dim if mode == "exact" else m.code_dim

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.adapt.replay import Step, prefix_scores, replayed
+from funnel.adapt.tables import Shown, Table
 from funnel.adapt.workload import TIE, Workload, discounted
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
@@ -23,6 +24,7 @@ from funnel.snapshot import Snapshot
 
 Gains = Sequence[dict[int, float]]
 HEADER = ("after", "dim", "rows", "knn_recall", "lost here")
+JUDGED = ("ndcg of exact", "lost here")
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,16 @@ class StageLoss:
     ndcg: float | None = None
     ndcg_lost: float | None = None
 
+    def cells(self) -> tuple[str, ...]:
+        """Return the cells of a table's row."""
+        shares = [self.knn_recall, self.lost, self.ndcg, self.ndcg_lost]
+        said = [f"{share:.4f}" for share in shares if share is not None]
+        return self.name, f"{self.dim:,}", f"{self.keep:,}", *said
+
 
 @dataclass(frozen=True)
-class StageLosses:
-    """The steps of a search in order; prints as a table."""
+class StageLosses(Shown):
+    """The steps of a search in order; prints as a table, shows as one in a notebook."""
 
     stages: tuple[StageLoss, ...]
     queries: int
@@ -64,22 +72,17 @@ class StageLosses:
         """Return everything as plain values."""
         return asdict(self)
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Return how much was searched."""
+        return f"{self.queries:,} queries, k = {self.k}"
+
+    def sections(self) -> list[Table]:
+        """Return the table of the steps."""
         judged = self.stages[0].ndcg is not None
-        rows = [[*HEADER, *(["ndcg of exact", "lost here"] if judged else [])]]
-        for one in self.stages:
-            rows.append(
-                [one.name, f"{one.dim:,}", f"{one.keep:,}", f"{one.knn_recall:.4f}",
-                 f"{one.lost:.4f}"]
-            )  # fmt: skip
-            if judged:
-                rows[-1] += [f"{one.ndcg:.4f}", f"{one.ndcg_lost:.4f}"]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = [f"{self.queries:,} queries, k = {self.k}"]
-        for row in rows:
-            cells = [cell.rjust(w) for cell, w in zip(row, widths, strict=True)]
-            lines.append("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
-        return "\n".join(lines)
+        header = (*HEADER, *(JUDGED if judged else ()))
+        rows = [one.cells() for one in self.stages]
+        return [Table("", header, rows, left=1)]
 
 
 def loss_by_stage(work: Workload, plan: Plan, gains: Gains | None) -> StageLosses:
@@ -97,11 +100,14 @@ def loss_by_stage(work: Workload, plan: Plan, gains: Gains | None) -> StageLosse
     steps: list[Step] = []
     for i in range(len(work.queries)):
         one = slice(i, i + 1)
-        steps = replayed(work.snapshot, work.queries[one], plan)
+        now = replayed(work.snapshot, work.queries[one], plan, work.selection)
         held = None if gains is None else gains[i]
-        left.append(_left(work.snapshot, work.part(one), steps, held))
-    means = np.array(left).mean(axis=0)  # (s, 2)
-    drops = -np.diff(means, axis=0, prepend=1.0)
+        left.append(_left(work.snapshot, work.part(one), now, held))
+        steps = max(steps, now, key=len)
+    # A query that the projection says nothing of is scanned: it has one step.
+    whole = [one + one[-1:] * (len(steps) - len(one)) for one in left]
+    means = np.array(whole).mean(axis=0)  # (s, 2)
+    drops = 0.0 - np.diff(means, axis=0, prepend=1.0)
     stages = [
         StageLoss(step.name, step.dim, step.keep, recall, lost)
         if gains is None

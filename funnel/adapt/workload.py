@@ -1,6 +1,6 @@
 """Queries, their exact answers, and what a search loses of them.
 
-Called by `tune.py` and `stage_losses.py`. Chooses nothing.
+Called by `tune.py`, `stage_losses.py` and `evaluate.py`. Chooses nothing.
 
 q = queries, d = full dims, c = rows found.
 """
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.search import search
+from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 
 OWN_QUERIES = 2_000  # rows of the index, where no queries are given
@@ -42,6 +43,8 @@ class Workload:
         The rows of the exact answers.
     last : (q,) float32
         The score of the k-th.
+    selection : Selection
+        Rows that may be answers.
     """
 
     snapshot: Snapshot
@@ -50,6 +53,7 @@ class Workload:
     k: int
     truth: Rows
     last: Floats
+    selection: Selection
 
     @property
     def extra(self) -> int:
@@ -66,8 +70,8 @@ class Workload:
 
     def run(self, plan: Plan) -> tuple[Rows, Floats]:
         """Search; return rows and scores, a query's own row put last."""
-        everything = self.snapshot.everything
-        rows, scores = search(self.snapshot, self.queries, plan, False, everything)[:2]
+        found = search(self.snapshot, self.queries, plan, False, self.selection)
+        rows, scores = found.rows, found.scores
         if self.own is None:
             return rows, scores
         order = np.argsort(rows == self.own[:, None], axis=1, kind="stable")
@@ -78,10 +82,10 @@ class Workload:
 
     def timed(self, plan: Plan, repeats: int = REPEATS) -> float:
         """Return the fastest of some searches, in µs a query."""
-        everything, spent = self.snapshot.everything, []
+        spent = []
         for _ in range(repeats):
             began = time.perf_counter_ns()
-            search(self.snapshot, self.queries, plan, False, everything)
+            search(self.snapshot, self.queries, plan, False, self.selection)
             spent.append((time.perf_counter_ns() - began) / 1e3 / len(self.queries))
         return min(spent)
 
@@ -95,9 +99,13 @@ class Workload:
 
 
 def workload_of(
-    snapshot: Snapshot, queries: Floats | None, k: int, seed: int, threads: int
-) -> Workload:
-    """Return the workload of given queries, or of rows of the index itself."""
+    snapshot: Snapshot, queries: Floats | None, k: int, seed: int, threads: int,
+    selection: Selection | None = None,
+) -> Workload:  # fmt: skip
+    """Return the workload of given queries, or of rows of the index itself.
+
+    `k` is at most the number of the rows that may be answers, by default all.
+    """
     own = None
     if queries is None:
         live = snapshot.live_rows()
@@ -107,7 +115,8 @@ def workload_of(
     extra = int(own is not None)
     plan = Plan("exact", k + extra, k + extra, k + extra, None, threads)
     none = np.empty((0, k), np.int64), np.empty(0, np.float32)
-    bare = Workload(snapshot, queries, own, k, *none)
+    may = snapshot.everything if selection is None else selection
+    bare = Workload(snapshot, queries, own, k, *none, may)
     rows, scores = bare.run(plan)
     return replace(bare, truth=rows[:, :k], last=scores[:, k - 1])
 

@@ -1,0 +1,163 @@
+"""An open index, as far as it gives account of its searches.
+
+A façade, as `handle.py` is: the work is in `adapt/`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from funnel.adapt.explain import Asked, explain, why_not
+from funnel.adapt.explanation import Explanation, WhyNot
+from funnel.adapt.goal import gains_of
+from funnel.adapt.stage_losses import StageLosses, loss_by_stage
+from funnel.adapt.workload import workload_of
+from funnel.errors import DimensionError, InvalidArgumentError, InvalidTypeError
+from funnel.filters import is_mask, selection_of
+from funnel.handle import Handle
+from funnel.options import OURS, check_habits, check_search
+from funnel.reading import find_rows
+from funnel.store.manifest import Manifest
+from funnel.vectors import check_queries
+
+EXPLAINED = (
+    "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
+)  # fmt: skip
+
+
+class Explaining(Handle):
+    """A handle that says what its searches do, what they lose and what they take."""
+
+    def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
+        """Return what a search for one query did: rows, scores and time of every step.
+
+        Searches, and replays the search in plain NumPy: milliseconds. The first call of
+        a process also measures how fast memory is read, a tenth of a second.
+
+        Parameters
+        ----------
+        query : (full_dim,) array-like
+        k : int
+        **how
+            As in `search`, without `min_score`, `trace` and `uncertainty`.
+
+        Returns
+        -------
+        Explanation
+            Prints as a table; `to_dict` gives its values.
+
+        Raises
+        ------
+        DimensionError, NonFiniteError, …
+            As `search` does.
+        """
+        return explain(self._one(query, k, how))
+
+    def why_not(self, query: Any, identifier: Any, k: int = 10, **how: Any) -> WhyNot:
+        """Return at which step a search loses a row, and what would keep it.
+
+        Replays the search in plain NumPy, and scans the codes where the walk did not
+        hand the row on: milliseconds.
+
+        Parameters
+        ----------
+        query : (full_dim,) array-like
+        identifier : int or str
+            Id of a stored row. A hit gets an answer too, and what a filter leaves out.
+        k : int
+        **how
+            As in `explain`.
+
+        Returns
+        -------
+        WhyNot
+            The step, the row's rank and score there and at every dim.
+
+        Raises
+        ------
+        UnknownIdError
+        """
+        asked = self._one(query, k, how)
+        (wanted,) = find_rows(asked.snapshot, [identifier], self.path).tolist()
+        return why_not(asked, wanted, identifier)
+
+    def loss_by_stage(
+        self, queries: Any, k: int = 10, qrels: Any = None, **how: Any
+    ) -> StageLosses:
+        """Return how much of what exact search finds each step of a search loses.
+
+        Searches exactly, and replays the search in plain NumPy: some milliseconds a
+        query.
+
+        Parameters
+        ----------
+        queries : (q, full_dim) array-like
+        k : int
+        qrels : sequence of dict, optional
+            Of each query, id → relevance: says what each step loses of ndcg@k too.
+        **how
+            As in `explain`.
+
+        Returns
+        -------
+        StageLosses
+            Prints as a table.
+
+        Raises
+        ------
+        DimensionError, InvalidArgumentError
+            If there are no queries, or no rows that may be answers.
+        """
+        asked = self._some(queries, k, how)
+        snapshot, rows, plan, selection = asked[:4]
+        gains = None if qrels is None else gains_of(snapshot, qrels, len(rows))
+        most = min(plan.k, selection.rows)
+        work = workload_of(snapshot, rows, most, 0, plan.threads, selection)
+        return loss_by_stage(work, plan, gains)
+
+    def _one(self, query: Any, k: int, how: dict[str, Any]) -> Asked:
+        """Return the search for one query, checked."""
+        asked = self._asked(query, k, how)
+        if len(asked.queries) != 1:
+            raise DimensionError(
+                f"one query is explained at a time, not {len(asked.queries)}"
+            )
+        return asked
+
+    def _some(self, queries: Any, k: int, how: dict[str, Any]) -> Asked:
+        """Return the search for some queries, checked, that can have answers."""
+        asked = self._asked(queries, k, how)
+        if not len(asked.queries):
+            raise DimensionError("there are no queries to follow")
+        if not asked.selection.rows:
+            raise InvalidArgumentError("no row may be an answer: nothing can be found")
+        return asked
+
+    def _asked(self, queries: Any, k: int, how: dict[str, Any]) -> Asked:
+        """Return a search, its arguments checked as `search` checks them."""
+        given = {"mode": "funnel"} | how
+        chosen = given.pop("filter", None)
+        for name in given.keys() - set(EXPLAINED):
+            if name in OURS["search"]:
+                raise InvalidTypeError(f"{name}= changes no step: leave it out here")
+            check_habits({name: None}, "search")
+        masked = chosen is not None and is_mask(chosen)
+        snapshot = self._shown() if masked else self._snapshot()
+        m = snapshot.manifest
+        asked = [given.get(name) for name in EXPLAINED]
+        plan = snapshot.remember(check_search, k, *asked)
+        began = time.perf_counter()
+        selection, filter_us = snapshot.everything, None
+        if chosen is not None:
+            selection = selection_of(snapshot, chosen)
+            filter_us = (time.perf_counter() - began) * 1e6
+        rows, _ = check_queries(queries, m.full_dim, m.metric, m.transform)
+        return Asked(snapshot, rows, plan, selection, filter_us, _origin(m, how))
+
+
+def _origin(manifest: Manifest, how: dict[str, Any]) -> str:
+    """Say where the plan of a search came from."""
+    if how.keys() - {"threads", "effort", "target", "filter"}:
+        return "as asked"
+    return "a tuned level" if manifest.plan else "the default plan"
