@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from funnel.adapt.evaluate import evaluate
+from funnel.adapt.evaluation import Evaluation
 from funnel.adapt.explain import Asked, explain, why_not
 from funnel.adapt.explanation import Explanation, WhyNot
-from funnel.adapt.goal import gains_of
+from funnel.adapt.goal import gains_of, judgements_of
 from funnel.adapt.stage_losses import StageLosses, loss_by_stage
 from funnel.adapt.workload import workload_of
 from funnel.errors import DimensionError, InvalidArgumentError, InvalidTypeError
@@ -115,6 +117,48 @@ class Explaining(Handle):
         most = min(plan.k, selection.rows)
         work = workload_of(snapshot, rows, most, 0, plan.threads, selection)
         return loss_by_stage(work, plan, gains)
+
+    def evaluate(
+        self, queries: Any, qrels: Any = None, k: int = 10, **how: Any
+    ) -> Evaluation:
+        """Return how good and how fast a search is, on queries.
+
+        Searches for all queries at once four times, exactly once, and for up to 1,000
+        of them one by one.
+
+        Parameters
+        ----------
+        queries : (q, full_dim) array-like
+            Others than those that the index was tuned on.
+        qrels : sequence of dict, optional
+            Of each query, id → relevance: compares ndcg@k, recall@k and mrr@k with
+            those of exact search. Ids that the index does not hold are what no search
+            finds; queries without a relevance above 0 are left out.
+        k : int
+        **how
+            As in `explain`.
+
+        Returns
+        -------
+        Evaluation
+            Prints as a table; `to_dict` gives its values.
+
+        Raises
+        ------
+        DimensionError, InvalidArgumentError
+            If there are no queries, no rows that may be answers, or not as many qrels.
+
+        References
+        ----------
+        Järvelin & Kekäläinen 2002, *Cumulated gain-based evaluation of IR techniques*.
+        Gains are the relevances, discounted by log₂(1 + rank), as trec_eval has it.
+        """
+        asked = self._some(queries, k, how)
+        rows = asked.queries
+        judged = None
+        if qrels is not None:
+            judged = judgements_of(asked.snapshot, qrels, len(rows))
+        return evaluate(asked, judged, lambda some: self.search(some, k, **how))
 
     def _one(self, query: Any, k: int, how: dict[str, Any]) -> Asked:
         """Return the search for one query, checked."""

@@ -1,4 +1,7 @@
-"""What a tuning is to reach, checked. Called by `FunnelIndex.tune`."""
+"""What a tuning is to reach, and what is relevant, checked.
+
+Called by `FunnelIndex.tune`, `.loss_by_stage` and `.evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,40 @@ def check_enough(queries: int) -> None:
             f"tune() needs at least {FEWEST} queries, not {queries}: one half chooses, "
             "the other judges"
         )
+
+
+class Judgements(NamedTuple):
+    """What is relevant to a query.
+
+    Parameters
+    ----------
+    gains : dict of int to float
+        Row → relevance, where that is above 0.
+    ideal : list of float
+        Relevances above 0, falling, of ids that are not in the index too.
+    """
+
+    gains: dict[int, float]
+    ideal: list[float]
+
+
+def judgements_of(snapshot: Snapshot, qrels: Any, count: int) -> list[Judgements]:
+    """Return what is relevant to each query.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidArgumentError
+        If `qrels` is not a dict for each query.
+    """
+    found = []
+    gains = gains_of(snapshot, qrels, count)
+    for held, known in zip(qrels, gains, strict=True):
+        every = sorted(
+            (check_number("relevance", g) for g in held.values()), reverse=True
+        )
+        relevant = {row: gain for row, gain in known.items() if gain > 0}
+        found.append(Judgements(relevant, [gain for gain in every if gain > 0]))
+    return found
 
 
 def gains_of(snapshot: Snapshot, qrels: Any, count: int) -> list[dict[int, float]]:
