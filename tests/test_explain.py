@@ -17,7 +17,12 @@ from hypothesis import strategies as st
 from funnel import Cascade, FunnelIndex, Stage
 from funnel.adapt.floor import bytes_per_us
 from funnel.adapt.pages import touched
-from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
+from funnel.errors import (
+    DimensionError,
+    InvalidArgumentError,
+    InvalidTypeError,
+    UnknownIdError,
+)
 from funnel.kernels import segments
 
 ROWS = turned_rows(2_000, 120, seed=8)
@@ -350,3 +355,10 @@ def test_loss_by_stage__says_what_each_loses_of_ndcg(index: Any):
     whole = index.loss_by_stage(QUERIES, qrels=qrels, mode="exact")
     assert whole.stages[-1].ndcg == 1.0
     assert whole.to_dict()["k"] == 10
+
+
+def test_explanations__of_an_empty_index_are_empty(tmp_path: Path):
+    with FunnelIndex.create(tmp_path / "x", 16) as index:
+        assert index.explain(np.ones(16)).steps == ()
+        with pytest.raises(InvalidArgumentError, match="no row may be an answer"):
+            index.loss_by_stage(np.ones(16))
