@@ -25,6 +25,7 @@ from funnel.vectors import check_queries
 
 EXPLAINED = (
     "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
+    "policy",
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def evaluate(
     snapshot, queries, plan, selection = asked[:4]
     k = min(plan.k, selection.rows)
     work = workload_of(snapshot, queries, k, 0, plan.threads, selection)
-    rows, scores, trace = search(snapshot, queries, plan, True, selection)
+    rows, scores, trace, _ = search(snapshot, queries, plan, True, selection)
     recalls = 1 - work.recall_loss(rows, scores)
     judged = [] if judgements is None else _judged(judgements)
     found, exact = (

@@ -23,7 +23,9 @@ def words_of(plan: Plan) -> str:
     said = [f"{plan.mode}: shortlist {plan.shortlist:,}", f"ef_search {plan.ef:,}"]
     if plan.slack is not None:
         said.append(f"slack {plan.slack:g}")
-    if plan.cascade is not None:
+    if plan.certified:
+        said.append("reranked by bounds")
+    elif plan.cascade is not None:
         stages = [
             f"{'codes of ' if stage.space == 'codes' else ''}{stage.dim:,} dims keep "
             f"{stage.keep:,}"

@@ -94,7 +94,8 @@ def walk_pages(
     query : (1, d) float32
     """
     stages = [s for s in plan.cascade or () if s.space == "codes"]
-    only = replace(plan, cascade=Cascade(stages) if stages else None)
+    cascade = Cascade(stages) if stages else None
+    only = replace(plan, cascade=cascade, certified=False)
     nodes = max((len(segment.codes) for segment in snapshot.segments), default=0)
     width = code_width(snapshot.manifest.code_dim)
     total, before, epoch = 0, 0, 0
@@ -117,10 +118,10 @@ def _walked(
     layout = lay_out(snapshot.manifest, plan)
     trace = np.zeros((len(layout.steps), 4), np.int64)
     memory = (table, snapshot.starts, snapshot.like)
-    out = np.empty((1, plan.k), np.int64), np.empty((1, plan.k), np.float32), trace
+    rows, scores = np.empty((1, plan.k), np.int64), np.empty((1, plan.k), np.float32)
     f.search_many(
         query, snapshot.coded_axes, memory, layout.stages, layout.knobs,
-        layout.scales, visited, out,
+        layout.scales, visited, (rows, scores, trace, np.ones(1, np.bool_)),
     )  # fmt: skip
     return int(trace[0, f.ROWS_IN])
 
