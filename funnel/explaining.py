@@ -6,6 +6,7 @@ A façade, as `handle.py` is: the work is in `adapt/`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from funnel.adapt.evaluate import evaluate
@@ -13,6 +14,7 @@ from funnel.adapt.evaluation import Evaluation
 from funnel.adapt.explain import Asked, explain, why_not
 from funnel.adapt.explanation import Explanation, WhyNot
 from funnel.adapt.goal import gains_of, judgements_of
+from funnel.adapt.progressive import progressive
 from funnel.adapt.stage_losses import StageLosses, loss_by_stage
 from funnel.adapt.workload import workload_of
 from funnel.errors import DimensionError, InvalidArgumentError, InvalidTypeError
@@ -20,6 +22,7 @@ from funnel.filters import is_mask, selection_of
 from funnel.handle import Handle
 from funnel.options import OURS, check_habits, check_search
 from funnel.reading import find_rows
+from funnel.results import Hits
 from funnel.store.manifest import Manifest
 from funnel.vectors import check_queries
 
@@ -30,7 +33,7 @@ EXPLAINED = (
 
 
 class Explaining(Handle):
-    """A handle that says what its searches do, what they lose and what they take."""
+    """A handle that shows what its searches do, step by step, lose and take."""
 
     def explain(self, query: Any, k: int = 10, **how: Any) -> Explanation:
         """Return what a search for one query did: rows, scores and time of every step.
@@ -56,6 +59,44 @@ class Explaining(Handle):
             As `search` does.
         """
         return explain(self._one(query, k, how))
+
+    def search_progressive(self, query: Any, k: int = 10, **how: Any) -> Iterator[Hits]:
+        """Yield the hits of one query after the walk and after each stage.
+
+        The first are there after a part of the time, by the scores of codes; each
+        stage sharpens them. The last ones, with ``hits.complete``, are those of
+        `search`.
+
+        Parameters
+        ----------
+        query : (full_dim,) array-like
+        k : int
+        **how
+            As in `explain`.
+
+        Yields
+        ------
+        Hits
+            1-D; scores of a step are those of the prefix that it has reached.
+
+        Raises
+        ------
+        DimensionError, NonFiniteError, …
+            As `search` does, before the first step.
+        """
+        asked = self._one(query, k, how)
+        snapshot, version = asked.snapshot, asked.snapshot.manifest.version
+        steps = progressive(snapshot, asked.queries, asked.plan, asked.selection)
+        return (
+            Hits(
+                snapshot.ids(one.rows)[0],
+                one.scores[0],
+                None,
+                version,
+                complete=one.whole,
+            )
+            for one in steps
+        )
 
     def why_not(self, query: Any, identifier: Any, k: int = 10, **how: Any) -> WhyNot:
         """Return at which step a search loses a row, and what would keep it.

@@ -143,3 +143,52 @@ def test_bad_policy_or_budget__says_what_is_wrong(
 ):
     with pytest.raises(error, match=r"policy|budget_ms|max_bytes|mode"):
         index.search(QUERIES[0], **given)
+
+
+# ---- step by step
+
+
+def as_searched(index: FunnelIndex, query: np.ndarray, **how: Any) -> None:
+    steps = list(index.search_progressive(query, **how))
+    found = index.search(query, **how)
+    assert [one.complete for one in steps] == [False] * (len(steps) - 1) + [True]
+    assert steps[-1].ids.tolist() == found.ids.tolist()
+    assert steps[-1].scores.tolist() == found.scores.tolist()
+    assert all(len(one.ids) == len(found.ids) for one in steps)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"k": 3, "cascade": [(32, 60), (48, 30), (96, 3)]},
+        {"cascade": [(24, 100), (50, 40), (96, 10)], "shortlist": 150},  # no norms
+        {"mode": "rerank", "shortlist": 60, "slack": 0.1},
+        {"mode": "exact"},
+        {"mode": "prefix_ann"},
+        {"filter": list(range(7))},
+        {"filter": []},
+    ],
+    ids=str,
+)
+def test_progressive__ends_with_what_search_finds(
+    index: FunnelIndex, how: dict[str, Any]
+):
+    if index.metric == "ip" and "slack" in how:
+        how = how | {"slack": None}
+    for query in QUERIES[:6]:
+        as_searched(index, query, **how)
+
+
+def test_progressive__begins_with_the_codes(index: FunnelIndex):
+    first = next(index.search_progressive(QUERIES[0], shortlist=SHORTLIST))
+    codes = index.search(QUERIES[0], mode="prefix_ann", shortlist=SHORTLIST)
+    assert first.ids.tolist() == codes.ids.tolist()
+    np.testing.assert_allclose(first.scores, codes.scores)
+
+
+def test_progressive__of_bad_queries_says_so_at_once(index: FunnelIndex):
+    with pytest.raises(FunnelError, match="dims"):
+        index.search_progressive(QUERIES[0, :5])
+    with pytest.raises(FunnelError, match="budget_ms"):
+        index.search_progressive(QUERIES[0], budget_ms=1)

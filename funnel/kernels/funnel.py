@@ -292,42 +292,76 @@ def rerank(
     spent : bytes read and the time of the beginning
     trace : (r, 4) int64, added to
     """
-    table, columns_stored = memory[0], knobs[COLUMNS]
     dims, keeps, columns = plan
-    rows, scores, dots, squares, keys, spare = candidates
+    dots, squares, counting = candidates[2], candidates[3], False
     dots[:m], squares[:m] = 0, 0
-    counting = False
     for s in range(len(dims)):
         counting |= columns[s] < 0
-    start, square, first = 0, np.float64(0), len(trace) - len(dims)
+    start, square, first = 0, 0.0, len(trace) - len(dims)
     used, since = spent
     for s in range(len(dims)):
-        began, stop, m_in = ticks(), dims[s], m
-        used += m * (stop - start) * memory[2].itemsize
+        used += m * (dims[s] - start) * memory[2].itemsize
         if is_over(knobs, used, since):
             return m, s
-        square += norm(query[start:stop]) ** 2
-        if counting:
-            extend_with_squares(
-                query, memory, rows, m, start, stop, dots, keys, squares, columns_stored
-            )
-        else:
-            extend(query, memory, rows, m, start, stop, dots, keys)
-        length = np.float32(np.sqrt(square))
-        by_norm = knobs[BY_NORM] != 0
-        renormalise(
-            rows, m, dots, squares, table, columns_stored, columns[s], length, by_norm,
-            scores,
+        stage = (start, dims[s], keeps[s], columns[s])
+        m, square = rerank_stage(
+            query, memory, stage, knobs, candidates, m, counting, square,
+            trace[first + s],
         )  # fmt: skip
-        pack(scores, m, keys)
-        m = select(keys, m, keeps[s], rows, dots, squares, scores, spare)
-        record = trace[first + s]
-        record[ROWS_IN] += m_in
-        record[ROWS_KEPT] += m
-        record[DIMS_READ] += m_in * (stop - start)
-        record[TICKS] += ticks() - began
-        start = stop
+        start = dims[s]
     return m, len(dims)
+
+
+@kernel
+def rerank_stage(
+    query: Array,
+    memory: tuple[Array, Array, Array],
+    stage: tuple[int, int, int, int],
+    knobs: Array,
+    candidates: tuple[Array, ...],
+    m: int,
+    counting: bool,
+    square: float,
+    record: Array,
+) -> tuple[int, float]:
+    """Continue scores of `m` candidates over more dims and keep the best.
+
+    Parameters
+    ----------
+    stage : start, stop, keep, column
+        Dims that were read before, dims to score, rows to keep, the column of the norms
+        of that prefix (−1 if they are not stored).
+    counting : bool
+        Some stage has no stored norms: squares are summed.
+    square : float
+        The squared norm of the query over the dims that were read before.
+    record : (4,) int64, added to
+
+    Returns
+    -------
+    m, square
+        Candidates that are left, and the square over all dims so far.
+    """
+    began, (start, stop, keep, column) = ticks(), stage
+    rows, scores, dots, squares, keys, spare = candidates
+    square += norm(query[start:stop]) ** 2
+    if counting:
+        extend_with_squares(
+            query, memory, rows, m, start, stop, dots, keys, squares, knobs[COLUMNS]
+        )
+    else:
+        extend(query, memory, rows, m, start, stop, dots, keys)
+    renormalise(
+        rows, m, dots, squares, memory[0], knobs[COLUMNS], column,
+        np.float32(np.sqrt(square)), knobs[BY_NORM] != 0, scores,
+    )  # fmt: skip
+    pack(scores, m, keys)
+    left = select(keys, m, keep, rows, dots, squares, scores, spare)
+    record[ROWS_IN] += m
+    record[ROWS_KEPT] += left
+    record[DIMS_READ] += m * (stop - start)
+    record[TICKS] += ticks() - began
+    return left, square
 
 
 @kernel
