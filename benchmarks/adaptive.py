@@ -1,40 +1,49 @@
 """What tuning buys, and whether it keeps its word: ``python -m benchmarks.adaptive``.
 
-Tunes on half of a data set's queries and judges on the other half: levels of effort,
-which may end walks by slack, beside fixed shortlists; how near a tuned search comes to
-its target; and how often the bound holds over random splits. benchmarks/README.md
-explains the rows.
+Tunes on some of a data set's queries and judges on the others: levels of effort, which
+may end walks by slack, beside every fixed count; how near a tuned search comes to its
+target; how often the bound holds over random splits; what bounds on scores prune.
+benchmarks/README.md explains the rows.
 
-q = queries, l = levels.
+q = queries, l = levels, g = settings of fixed counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from benchmarks import adaptive_page as page
 from benchmarks.pareto import qps_at
 from benchmarks.roofline import saved_index
 from benchmarks.run import ROOT, load_data, positive
-from benchmarks.tables import Table, number, share, to_rich
+from benchmarks.tables import to_rich
 
+RECALLS = (0.95, 0.98, 0.99)
+NDCGS = (0.98, 0.99, 0.995)
 TARGETS = (0.95, 0.99)
 SURE = 0.9
-SPLITS, CALIBRATION = 200, 0.5
-REPEATS = 5
+SPLITS = 200
+ROUNDS = 5
 KEEPS = (10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
 EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
+SHORTLISTS = (50, 200)
+OTHERS = 100  # queries without judgements: so many and tuning takes them alone
+SINGLE = 500  # queries that are timed alone
+EXACT_SINGLE = 50
 TIE = 1e-6
 
 Record = dict[str, Any]
+Losses = np.ndarray
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("results") / "adaptive", metavar="DIR")
     add("--cache", type=Path, default=ROOT / "data", metavar="DIR", help="made data")
     add("--any-source", action="store_true", help="as benchmarks.run")
+    add("--doc", action="store_true", help="write the figures of docs/adaptive.md, of "
+        "all that --out holds; with --dataset '' nothing is measured")  # fmt: skip
     out.set_defaults(dims=None)
     return out
 
@@ -61,147 +72,265 @@ class Judge:
     Parameters
     ----------
     index : FunnelIndex
+        Its ids are rows of the corpus.
     queries : (q, d) float32
     k : int
+    gains : callable or None
+        (q, k) rows → their relevance.
     """
 
-    def __init__(self, index: Any, queries: np.ndarray, k: int) -> None:
-        self.index, self.queries, self.k = index, queries, k
+    def __init__(
+        self, index: Any, queries: np.ndarray, k: int,
+        gains: Callable[[np.ndarray], np.ndarray] | None,
+    ) -> None:  # fmt: skip
+        self.index, self.queries, self.k, self.gains = index, queries, k, gains
         exact = index.search(queries, k, mode="exact")
         self.last = exact.scores[:, -1:] - TIE
+        self.dcg = None if gains is None else self._dcg(exact.ids)
 
-    def losses(self, **how: Any) -> np.ndarray:
+    def _dcg(self, rows: np.ndarray) -> np.ndarray:
+        assert self.gains is not None
+        discounts: np.ndarray = self.gains(rows) / np.log2(np.arange(2, self.k + 2))
+        return discounts.sum(axis=1)
+
+    def losses(self, **how: Any) -> Losses:
         """Return 1 − knn_recall@k of each query."""
         scores = self.index.search(self.queries, self.k, **how).scores
         return 1 - (scores >= self.last).mean(axis=1)
 
-    def batch_us(self, **how: Any) -> float:
-        """Return the median of some batches, µs a query, one thread."""
-        spent = []
-        for _ in range(REPEATS):
-            began = time.perf_counter_ns()
-            self.index.search(self.queries, self.k, threads=1, **how)
-            spent.append((time.perf_counter_ns() - began) / 1e3 / len(self.queries))
-        return float(np.median(spent))
+    def ndcg(self, **how: Any) -> float | None:
+        """Return ndcg@k as a share of exact search's: their sums over the queries.
 
-    def single_us(self, **how: Any) -> np.ndarray:
-        """Return what each query takes alone, µs."""
+        The ideal ranking falls out only of a query's own ratio; queries that exact
+        search answers with nothing relevant have none.
+        """
+        if self.dcg is None:
+            return None
+        found = self._dcg(self.index.search(self.queries, self.k, **how).ids)
+        some = self.dcg > 0
+        return float((found[some] / self.dcg[some]).mean()) if some.any() else None
+
+    def batch_us(self, **how: Any) -> float:
+        """Return what a batch takes, µs a query, one thread."""
+        began = time.perf_counter_ns()
+        self.index.search(self.queries, self.k, threads=1, **how)
+        return (time.perf_counter_ns() - began) / 1e3 / len(self.queries)
+
+    def single_us(self, most: int = SINGLE, **how: Any) -> np.ndarray:
+        """Return what a query takes alone, µs, for some of them."""
         spent = []
-        for query in self.queries:
+        for query in self.queries[:most]:
             began = time.perf_counter_ns()
             self.index.search(query, self.k, threads=1, **how)
             spent.append((time.perf_counter_ns() - began) / 1e3)
         return np.array(spent)
 
     def point(self, **how: Any) -> Record:
-        """Return the recall, the time and the work of a setting."""
+        """Return the quality, the time and the work of a setting."""
         trace = self.index.search(self.queries, self.k, trace=True, **how).trace
-        single = self.single_us(**how)
+        single, count = self.single_us(**how), len(self.queries)
         return {
             "knn_recall": 1 - float(self.losses(**how).mean()),
-            "batch_us": self.batch_us(**how),
+            "ndcg": self.ndcg(**how),
+            "batch_us": float(np.median([self.batch_us(**how) for _ in range(ROUNDS)])),
             "single_p50_us": float(np.median(single)),
             "single_p99_us": float(np.quantile(single, 0.99)),
-            "rows": trace[0].rows_in / len(self.queries),
-            "bytes": sum(one.bytes_read for one in trace) / len(self.queries),
+            "scored": trace[0].rows_in / count,
+            "reranked": trace[-1].rows_in / count,
+            "bytes": sum(one.bytes_read for one in trace) / count,
         }
 
-    def front(self, settings: Sequence[Record]) -> list[tuple[float, float]]:
-        """Return knn_recall and queries per second of each setting."""
+    def settings(self, all_of: Sequence[Record]) -> list[Record]:
+        """Judge and time many settings, in turn round after round: medians."""
+        rounds = [[self.batch_us(**how) for how in all_of] for _ in range(ROUNDS)]
         return [
-            (1 - float(self.losses(**how).mean()), 1e6 / self.batch_us(**how))
-            for how in settings
+            {
+                "knn_recall": 1 - float(self.losses(**how).mean()),
+                "ndcg": self.ndcg(**how),
+                "us": us,
+            }
+            for how, us in zip(all_of, np.median(rounds, axis=0).tolist(), strict=True)
         ]
 
 
-def typed(level: Any) -> Record:
+def typed(level: Any, full_dim: int, k: int) -> Record:
     """Return a level's knobs as arguments of a search."""
     if level.exact:
         return {"mode": "exact"}
-    knobs = {"shortlist": level.shortlist, "ef_search": level.ef_search}
-    return {"mode": "rerank", "slack": level.slack, **knobs}
+    return {
+        "shortlist": level.shortlist,
+        "ef_search": level.ef_search,
+        "slack": level.slack,
+        "cascade": [*level.stages, (full_dim, k)],
+    }
 
 
-def fixed() -> list[Record]:
-    """Return the settings of fixed counts: every shortlist with every longer list."""
-    return [
-        {"mode": "rerank", "shortlist": keep, "ef_search": ef}
-        for ef in EFS
-        for keep in KEEPS
-        if keep <= ef <= 16 * keep
-    ]
+def fixed() -> list[tuple[int, int]]:
+    """Return fixed counts: each shortlist with every longer list of the walk."""
+    return [(keep, ef) for ef in EFS for keep in KEEPS if keep <= ef <= 16 * keep]
 
 
-def coverage(losses: np.ndarray, target: float) -> Record:
-    """Return how the bounds fare over random splits of the queries.
+def knobs(keep: int, ef: int) -> Record:
+    """Return fixed counts as arguments of a search."""
+    return {"mode": "rerank", "shortlist": keep, "ef_search": ef}
+
+
+def coverage(losses: Losses, target: float) -> Record:
+    """Return how the bounds fare over random splits of queries that nothing has seen.
 
     Parameters
     ----------
     losses : (q, l) float64
-        Of all queries at all levels.
+        At all levels.
     """
     from funnel.adapt.risk import least_level, least_sure_level, monotone
 
     rng, n = np.random.default_rng(0), len(losses)
-    half, means, missed = int(CALIBRATION * n), [], 0
+    means, missed = [], 0
     for _ in range(SPLITS):
         order = rng.permutation(n)
-        calibration, test = monotone(losses[order[:half]]), losses[order[half:]]
+        calibration, test = monotone(losses[order[: n // 2]]), losses[order[n // 2 :]]
         level = least_level(calibration, 1 - target)
         means.append(0.0 if level is None else float(test[:, level].mean()))
         sure = least_sure_level(calibration, 1 - target, SURE)
         missed += sure is not None and test[:, sure].mean() > 1 - target
-    error = float(np.std(means) / len(means) ** 0.5)
-    return {
-        "mean_loss": float(np.mean(means)),
-        "allowed": 1 - target,
-        "two_errors": 2 * error,
-        "missed_when_sure": missed / SPLITS,
-        "may_miss": 1 - SURE,
-    }
+    return _kept(means, target) | {"missed_when_sure": missed / SPLITS}
+
+
+def one_by_one(losses: dict[tuple[int, int], Losses], target: float) -> Record:
+    """Return how stages fare that are each calibrated for the target on their own.
+
+    The walk's list with the longest shortlist, the shortlist with the longest list.
+
+    Parameters
+    ----------
+    losses : mapping of (shortlist, ef_search) to (q,) float64
+    """
+    rng, means = np.random.default_rng(0), []
+    widest = {ef: max(k for k, e in losses if e == ef) for _, ef in losses}
+    longest = {keep: max(e for k, e in losses if k == keep) for keep, _ in losses}
+    n = len(next(iter(losses.values())))
+    for _ in range(SPLITS):
+        order = rng.permutation(n)
+        half, rest = order[: n // 2], order[n // 2 :]
+        ef = _first({e: losses[k, e][half] for e, k in sorted(widest.items())}, target)
+        keep = _first({k: losses[k, e][half] for k, e in longest.items()}, target)
+        keep = min((k for k, e in losses if e == ef), key=lambda one: abs(one - keep))
+        means.append(float(losses[keep, ef][rest].mean()))
+    return _kept(means, target)
+
+
+def _first(losses: dict[int, Losses], target: float) -> int:
+    """Return the least count whose mean loss is allowed, else the greatest."""
+    good = [count for count, lost in losses.items() if lost.mean() <= 1 - target]
+    return min(good, default=max(losses))
+
+
+def _kept(means: Sequence[float], target: float) -> Record:
+    error = 2 * float(np.std(means) / len(means) ** 0.5)
+    mean, allowed = float(np.mean(means)), 1 - target
+    found = {"mean_loss": mean, "allowed": allowed, "two_errors": error}
+    return found | {"kept": mean <= allowed + error}
+
+
+def parts_of(workload: Any, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the queries to tune on, and which of the workload's are to judge.
+
+    A data set with queries that have no judgements lends those to tuning; else it is
+    the first half.
+    """
+    queries = np.ascontiguousarray(workload.queries)
+    folder = args.cache / str(args.dataset)
+    if (folder / "queries.jsonl").exists():
+        known = set(map(str, workload.data.query_ids))
+        lines = (folder / "queries.jsonl").read_text().splitlines()
+        ids = [str(json.loads(line)["_id"]) for line in lines]
+        others = [i for i, one in enumerate(ids) if one not in known]
+        if len(others) >= OTHERS:
+            every = np.load(folder / "queries.npy", mmap_mode="r")
+            return np.ascontiguousarray(every[others]), np.arange(len(queries))
+    half = len(queries) // 2
+    return queries[:half], np.arange(half, len(queries))
+
+
+def gains_of(
+    data: Any, judged: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return what tells the relevance of rows to each of the judged queries."""
+    if data.qrels is None and data.labels is not None:
+        rows, queries = (np.asarray(part) for part in data.labels)
+        wanted = queries[judged]
+        return lambda found: (rows[found] == wanted[:, None]).astype(float)
+    if data.qrels is None:
+        return None
+    place = {str(one): i for i, one in enumerate(data.doc_ids)}
+    held = [
+        {place[str(d)]: g for d, g in data.qrels[data.query_ids[i]].items() if g > 0}
+        for i in judged.tolist()
+    ]
+    return lambda found: np.array(
+        [[gain.get(int(row), 0.0) for row in some] for gain, some in zip(held, found,
+         strict=True)]
+    )  # fmt: skip
 
 
 def measure(args: argparse.Namespace) -> Record:
-    """Tune on one half of the queries, judge on the other."""
+    """Tune on some queries, judge on the others."""
     from benchmarks import machine
     from benchmarks.measure import quiet
     from benchmarks.truth import make_workload
     from funnel import FunnelIndex
 
     workload = make_workload(load_data(args), None)
-    queries = np.ascontiguousarray(workload.queries)
-    half = len(queries) // 2
+    tuning, judged = parts_of(workload, args)
+    queries = np.ascontiguousarray(workload.queries[judged])
     folder = Path(tempfile.mkdtemp(prefix="funnel-"))
     try:
         with FunnelIndex.open(saved_index(workload, args)) as saved:
             saved.backup(folder / "index")
         with quiet(1), FunnelIndex.open(folder / "index", "rw") as index:
             index.warmup()
-            judge = Judge(index, queries[half:], args.k)
-            plain = judge.point()
-            counts = judge.front(fixed())
-            found = [_tuned(judge, queries[:half], target) for target in TARGETS]
-            levels = [typed(one) for one in found[-1].pop("levels")]
-            found[0].pop("levels")
-            tuned = judge.front(levels)
-            everyone = Judge(index, queries, args.k)
-            losses = np.stack([everyone.losses(**one) for one in levels], axis=1)
+            gains = gains_of(workload.data, judged)
+            found = _judged(Judge(index, queries, args.k, gains), tuning)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return {
+    return found | {
         "dataset": workload.data.name,
         "rows": workload.shape[0],
         "full_dim": workload.shape[1],
-        "queries": half,
+        "queries": len(queries),
+        "tuning_queries": len(tuning),
         "k": args.k,
-        "untuned": plain,
-        "tuned": found,
-        "fixed_qps": {str(t): qps_at(counts, t) for t in TARGETS},
-        "tuned_qps": {str(t): qps_at(tuned, t) for t in TARGETS},
-        "coverage": {str(t): coverage(losses, t) for t in TARGETS},
         "machine": machine.describe(1, machine.cores()),
         "versions": machine.versions(),
         "commit": machine.commit(),
+    }
+
+
+def _judged(judge: Judge, tuning: np.ndarray) -> Record:
+    """Return everything that is measured of one index."""
+    full_dim, counts = judge.index.full_dim, fixed()
+    counts = [(keep, ef) for keep, ef in counts if judge.k <= keep]
+    plain = judge.point()
+    exact_us = judge.single_us(EXACT_SINGLE, mode="exact")
+    certified = {
+        str(n): judge.point(policy="certified", shortlist=n) for n in SHORTLISTS
+    }
+    tuned = [_tuned(judge, tuning, target) for target in TARGETS]
+    levels = [typed(one, full_dim, judge.k) for one in tuned[-1].pop("levels")]
+    tuned[0].pop("levels")
+    both = judge.settings([*(knobs(*one) for one in counts), *levels])
+    alone = {one: judge.losses(**knobs(*one)) for one in counts}
+    losses = np.stack([judge.losses(**one) for one in levels], axis=1)
+    return {
+        "untuned": plain,
+        "exact_single_us": float(np.median(exact_us)),
+        "certified": certified,
+        "tuned": tuned,
+        "fixed": both[: len(counts)],
+        "levels": both[len(counts) :],
+        "coverage": {str(t): coverage(losses, t) for t in TARGETS},
+        "one_by_one": {str(t): one_by_one(alone, t) for t in TARGETS},
     }
 
 
@@ -211,57 +340,25 @@ def _tuned(judge: Judge, queries: np.ndarray, target: float) -> Record:
     report = judge.index.tune(queries, target_knn_recall=target, k=judge.k)
     took, losses = time.perf_counter() - began, judge.losses()
     error = float(losses.std() / len(losses) ** 0.5)
+    full_dim = judge.index.full_dim
     return judge.point() | {
         "target": target,
         "over_target": 1 - float(losses.mean()) - target,
         "interval": 1.96 * error,
         "tune_s": took,
-        "level": typed(report.chosen),
+        "level": typed(report.chosen, full_dim, judge.k),
         "levels": report.tuned.levels,
     }
 
 
-def tables(found: Record) -> list[Table]:
-    """Return what was found as tables."""
-    title = f"{found['dataset']}: {found['rows']:,} × {found['full_dim']}"
-    header = ["search", "knn_recall", "over target", "batch µs", "p50 µs", "p99 µs",
-              "rows", "kB", "tune, s"]  # fmt: skip
-    rows = [_row("not tuned", found["untuned"])]
-    rows += [_row(f"tuned for {one['target']}", one) for one in found["tuned"]]
-    ahead = ["knn_recall", "fixed, QPS", "tuned, QPS", "ratio"]
-    ratios = [
-        [str(target), number(found["fixed_qps"][str(target)]),
-         number(found["tuned_qps"][str(target)]),
-         f"{number(_ratio(found, str(target)))}×"]
-        for target in TARGETS
-    ]  # fmt: skip
-    bounds = ["target", "mean loss", "allowed", "splits that miss, sure of 0.9"]
-    kept = [
-        [target, f"{one['mean_loss']:.4f}", f"{one['allowed']:.4f}",
-         f"{one['missed_when_sure']:.3f}"]
-        for target, one in found["coverage"].items()
-    ]  # fmt: skip
-    return [
-        Table(f"{title}, on {found['queries']:,} unseen queries", header, rows),
-        Table("levels beside fixed counts, equal knn_recall@10", ahead, ratios),
-        Table(f"the bound over {SPLITS} random splits", bounds, kept),
+def speeds(found: Record, kind: str, measure: str, target: float) -> float | None:
+    """Return the queries per second at a recall, or at a share of exact's ndcg."""
+    points = [
+        (one[measure], 1e6 / one["us"])
+        for one in found[kind]
+        if one[measure] is not None
     ]
-
-
-def _ratio(found: Record, target: str) -> float | None:
-    ours, theirs = found["tuned_qps"][target], found["fixed_qps"][target]
-    return ours / theirs if ours and theirs else None
-
-
-def _row(name: str, one: Record) -> list[str]:
-    over = one.get("over_target")
-    said = "–" if over is None else f"{over:+.4f} ± {one['interval']:.4f}"
-    return [
-        name, share(one["knn_recall"]), said, number(one["batch_us"]),
-        number(one["single_p50_us"]), number(one["single_p99_us"]),
-        number(one["rows"]), number(one["bytes"] / 1e3),
-        number(one.get("tune_s")),
-    ]  # fmt: skip
+    return qps_at(points, target)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -273,12 +370,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 120)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in args.dataset.split(","):
+    for name in filter(None, args.dataset.split(",")):
         found = measure(argparse.Namespace(**{**vars(args), "dataset": name}))
+        found["ahead"] = {
+            measure: {
+                str(target): [
+                    speeds(found, kind, measure, target) for kind in ("fixed", "levels")
+                ]
+                for target in targets
+            }
+            for measure, targets in (("knn_recall", RECALLS), ("ndcg", NDCGS))
+        }
         write_json(found, args.out / f"{found['dataset']}.json")
-        for table in tables(found):
+        for table in page.tables(found):
             console.print(to_rich(table))
     print(f"written to {args.out}/")
+    if args.doc:
+        page.write(args.out, ROOT / "docs" / "adaptive.md")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_readme__first_two_commands_run_and_test():
@@ -29,6 +31,16 @@ def test_readme__code_runs(tmp_path, monkeypatch, capsys):
     assert "document 7" in printed
     assert "rerank" in printed
     assert "['doc-7', 'doc-8'] 4999 [1, 2, 3, 4, 5, 6]" in printed
+
+
+@pytest.mark.parametrize("name", ["adaptive", "classify"])
+def test_documents__code_runs(name, tmp_path, monkeypatch):
+    if name == "classify":
+        pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "docs" / f"{name}.md"
+    (code,) = blocks("python", path.read_text())
+    exec(compile(code, path.name, "exec"), {})
 
 
 def test_readme__links_lead_somewhere():

@@ -1,0 +1,83 @@
+"""The adaptive benchmark on small data: that its figures say what they claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import adaptive, adaptive_page
+from funnel.kernels.jit import COMPILED
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="searches thousands of times")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return what the benchmark says of a small synthetic set, and its folder."""
+    folder = tmp_path_factory.mktemp("adaptive")
+    given = ["--dataset", "synthetic", "--n", "2000", "--dim", "64", "--queries", "240"]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(adaptive, "ROUNDS", 1)
+    patch.setattr(adaptive, "SPLITS", 20)
+    patch.setattr(adaptive, "EFS", (10, 40, 160))
+    adaptive.main([*given, "--out", str(folder / "out"), "--cache", str(folder)])
+    patch.undo()
+    (path,) = (folder / "out").glob("*.json")
+    return adaptive_page.read_json(path), folder / "out"
+
+
+def test_benchmark__judges_queries_that_tuning_never_saw(found: Any):
+    record, _ = found
+    assert (record["queries"], record["tuning_queries"]) == (120, 120)
+    assert [one["target"] for one in record["tuned"]] == [0.95, 0.99]
+    for one in record["tuned"]:
+        assert one["over_target"] == pytest.approx(one["knn_recall"] - one["target"])
+    assert 0.9 < record["untuned"]["ndcg"] <= 1.1
+
+
+def test_page__shows_every_figure(found: Any, tmp_path: Path):
+    record, folder = found
+    doc = tmp_path / "docs" / "adaptive.md"
+    doc.parent.mkdir()
+    doc.write_text(f"before\n{adaptive_page.BEGIN}old\n{adaptive_page.END}\nafter\n")
+    adaptive_page.write(folder, doc)
+    text = doc.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old\n" not in text
+    for table in adaptive_page.tables(record):
+        assert table.title in text
+        assert all(len(row) == len(table.header) for row in table.rows)
+    assert (doc.parent / "figures" / "adaptive.png").stat().st_size > 0
+
+
+def test_one_by_one__adds_the_losses_of_stages_up():
+    rng = np.random.default_rng(0)
+    walk = {ef: rng.random(4_000) < 1 / ef for ef in (10, 20, 100, 10_000)}
+    cut = {keep: rng.random(4_000) < 1 / keep for keep in (10, 20, 100, 10_000)}
+    losses = {(k, e): (walk[e] | cut[k]).astype(float) for k in cut for e in walk}
+    alone = adaptive.one_by_one(losses, 0.9)
+    assert not alone["kept"]
+    levels = np.stack([losses[k, k] for k in sorted(cut)], axis=1)
+    together = adaptive.coverage(levels, 0.9)
+    assert together["kept"]
+
+
+def test_gains__are_of_labels_or_of_judgements():
+    labelled = SimpleNamespace(
+        qrels=None, labels=(np.array([0, 1, 1]), np.array([1, 0]))
+    )
+    gains = adaptive.gains_of(labelled, np.array([1, 0]))
+    assert gains is not None
+    assert gains(np.array([[0, 1], [1, 2]])).tolist() == [[1, 0], [1, 1]]
+    judged = SimpleNamespace(
+        qrels={"a": {"x": 2, "y": 0}, "b": {"y": 1}},
+        labels=None, doc_ids=("x", "y"), query_ids=("a", "b"),
+    )  # fmt: skip
+    gains = adaptive.gains_of(judged, np.array([1, 0]))
+    assert gains is not None
+    assert gains(np.array([[0, 1], [0, 1]])).tolist() == [[0, 1], [2, 0]]
