@@ -580,7 +580,7 @@ class FunnelIndex(Explaining):
             the index, each of which is no answer to itself: they are nearer to it than
             most queries are.
         qrels : sequence of dict, optional
-            Of each query, id → relevance; for `target_ndcg`.
+            Of each query, id → relevance: for `target_ndcg`, and for the report.
         target_knn_recall : float, optional
             Mean knn_recall@k, by default 0.99.
         target_ndcg : float, optional
@@ -619,11 +619,11 @@ class FunnelIndex(Explaining):
         check_enough(len(self) if rows is None else len(rows))
         with bar.step("exact answers", None):
             work = workload_of(snapshot, rows, k, seed, cpu_count())
-        losses_of: Measure = work.recall_loss
-        if goal.measure == "ndcg":
+        measures: dict[str, Measure] = {"knn_recall": work.recall_loss}
+        if qrels is not None:
             gains = gains_of(snapshot, qrels, len(work.queries))
-            losses_of = dcg_losses(work.truth, gains, k)
-        found = tune(work, goal, losses_of, bar)
+            measures["ndcg"] = dcg_losses(work.truth, gains, k)
+        found = tune(work, goal, measures, bar)
         with self._changing() as draft:
             plan = replace(draft.manifest, plan=found.tuned.to_json())
             draft.put(plan, draft.snapshot.deleted)

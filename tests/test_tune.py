@@ -252,6 +252,14 @@ def test_tune__within_a_budget_or_of_ndcg(tmp_path: Path):
         report = index.tune(QUERIES[:100], qrels, target_ndcg=0.8)
         assert report.tuned.measure == "ndcg"
         assert report.quality > 0.8
+        assert list(report.beside) == ["knn_recall"]
+        other = index.tune(QUERIES[:100], qrels, target_knn_recall=0.8)
+        mean, (least, most) = other.beside["ndcg"]
+        assert least <= mean <= most <= 1.2
+        assert "ndcg@10 of exact" in str(other)
+        own = index.tune(target_knn_recall=0.999)
+        assert not own.reached
+        assert own.quality == 1.0
 
 
 @pytest.mark.parametrize(
@@ -259,7 +267,7 @@ def test_tune__within_a_budget_or_of_ndcg(tmp_path: Path):
     [
         ({"target_knn_recall": 1.0}, InvalidArgumentError, "between 0 and 1"),
         ({"target_knn_recall": "high"}, InvalidTypeError, "must be a number"),
-        ({"target_ndcg": 0.9}, InvalidArgumentError, "go together"),
+        ({"target_ndcg": 0.9}, InvalidArgumentError, "needs qrels"),
         ({"budget_ms": 0}, InvalidArgumentError, "above 0"),
         ({"budget_ms": 1, "confidence": 0.9}, InvalidArgumentError, "has none"),
         (

@@ -40,8 +40,8 @@ def check_goal(
     given = [name for name, value in asked.items() if value is not None]
     if len(given) > 1:
         raise InvalidArgumentError(f"tune() takes one of {', '.join(given)}")
-    if (target_ndcg is None) != (qrels is None):
-        raise InvalidArgumentError("target_ndcg and qrels go together")
+    if target_ndcg is not None and qrels is None:
+        raise InvalidArgumentError("target_ndcg needs qrels: what is relevant")
     sure = None if confidence is None else _share("confidence", confidence)
     if budget_ms is not None:
         if sure is not None:

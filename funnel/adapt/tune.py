@@ -11,7 +11,7 @@ q = queries, l = levels, c = candidates of a walk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -127,45 +127,59 @@ def _counted(found: Any, advance: Callable[[int], object]) -> Any:
     return found
 
 
-def tune(work: Workload, goal: Goal, losses_of: Measure, progress: Progress) -> Tuning:
+def tune(
+    work: Workload, goal: Goal, measures: Mapping[str, Measure], progress: Progress
+) -> Tuning:
     """Choose a level on one half of the queries, and say how sure it is on the other.
 
     Parameters
     ----------
-    losses_of : callable
-        Rows and scores, (q, ≥ k) → losses, (q,).
+    measures : mapping of str to callable
+        Rows and scores, (q, ≥ k) → losses, (q,): the goal's, and others to report.
     """
     half = len(work.queries) // 2
     first, second = slice(0, half), slice(half, None)
     settings = candidates(work.part(first), progress)
-    settings, losses = measured(work, settings, losses_of, first, progress)
+    settings, losses = measured(work, settings, measures[goal.measure], first, progress)
     held_out = monotone(losses[second])
-    exact = Plan("exact", work.k, work.k, work.k, None, 1)
-    exact_us = work.part(slice(0, EXACT_QUERIES)).timed(exact, repeats=1)
-    levels = [
-        Level(
-            one.shortlist - work.extra,
-            one.ef,
-            one.slack,
-            False,
-            loss,
-            one.us,
-            tuple((dim, keep - work.extra) for dim, keep in one.stages),
-        )
-        for one, loss in zip(settings, held_out.mean(axis=0).tolist(), strict=True)
-        if one.us < exact_us
-    ]
-    walks = len(levels)
-    levels.append(Level(0, 0, None, True, 0.0, exact_us))
+    k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
+    plan = Plan("exact", k, k, k, None, 1)
+    exact_us = work.part(slice(0, EXACT_QUERIES)).timed(plan, repeats=1)
+    levels = _levels(settings, held_out.mean(axis=0).tolist(), work.extra, exact_us)
+    walks = len(levels) - 1
     chosen = _chosen(levels, held_out[:, :walks], goal)
-    column = losses[second][:, chosen] if chosen < walks else np.zeros(1)
-    quality, spread = 1 - float(column.mean()), float(column.std() / len(column) ** 0.5)
+    if chosen < walks:
+        plan = plan_of(settings[chosen], k, full_dim)
+    found = work.run(plan)
+    seen = {name: _quality(of(*found)[second]) for name, of in measures.items()}
+    quality, interval = seen.pop(goal.measure)
     tuned = Tuned(work.k, goal.measure, len(held_out), chosen, tuple(levels))
     return Tuning(
-        tuned, goal.target, goal.confidence, chosen < walks, quality,
-        (quality - Z95 * spread, quality + Z95 * spread), exact_us,
-        work.snapshot.manifest.rows, work.own is not None,
+        tuned, goal.target, goal.confidence, chosen < walks, quality, interval,
+        exact_us, work.snapshot.manifest.rows, work.own is not None, seen,
     )  # fmt: skip
+
+
+def _levels(
+    settings: list[Knobs], losses: list[float], extra: int, exact_us: float
+) -> list[Level]:
+    """Return what an index stores of settings by time: those faster than a scan."""
+    levels = []
+    for one, loss in zip(settings, losses, strict=True):
+        stages = tuple((dim, keep - extra) for dim, keep in one.stages)
+        shortlist = one.shortlist - extra
+        if one.us < exact_us:
+            levels.append(
+                Level(shortlist, one.ef, one.slack, False, loss, one.us, stages)
+            )
+    return [*levels, Level(0, 0, None, True, 0.0, exact_us)]
+
+
+def _quality(losses: Losses) -> tuple[float, tuple[float, float]]:
+    """Return 1 − the mean loss, and its 95 % interval."""
+    mean, error = 1 - float(losses.mean()), Z95 * float(losses.std())
+    error /= len(losses) ** 0.5
+    return mean, (mean - error, mean + error)
 
 
 def _chosen(levels: list[Level], losses: Losses, goal: Goal) -> int:

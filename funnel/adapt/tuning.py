@@ -5,8 +5,8 @@ Measures nothing (`tune.py`). Called by `FunnelIndex.tune`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from funnel.errors import InvalidArgumentError
@@ -39,6 +39,9 @@ class Tuning:
         Of the index, when it was tuned.
     own_queries : bool
         Whether rows of the index served as queries, which are nearer to it than most.
+    beside : mapping of str to (float, (float, float))
+        The other measures of the chosen level, with their intervals: given relevance,
+        knn_recall and ndcg are both told.
     """
 
     tuned: Tuned
@@ -50,6 +53,9 @@ class Tuning:
     exact_us: float
     rows: int
     own_queries: bool
+    beside: Mapping[str, tuple[float, tuple[float, float]]] = field(
+        default_factory=dict
+    )
 
     @property
     def chosen(self) -> Level:
@@ -73,6 +79,9 @@ class Tuning:
             f"{self.chosen.us:.1f} µs a query, on {self.tuned.queries:,} held-out "
             f"{queries}; an exact scan takes {self.exact_us:,.0f} µs",
         ]
+        for name, (mean, (least, most)) in self.beside.items():
+            said = NAMES[name].format(k=self.tuned.k)
+            lines.append(f"{said} {mean:.4f} (95 %: {least:.4f} to {most:.4f})")
         if not self.reached:
             lines.append(
                 f"no walk is sure to reach {self.target}: searches scan every row"
