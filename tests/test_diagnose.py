@@ -25,7 +25,7 @@ from funnel.errors import (
     InvalidTypeError,
 )
 from funnel.nested import nested_dims
-from funnel.projection import choose_projection
+from funnel.projection import cheapest, choose_projection
 from funnel.vectors import unit
 
 ROOT = Path(funnel.cli.__file__).parents[1]
@@ -147,6 +147,61 @@ def test_choice__is_that_of_a_build_on_a_part_of_the_rows(monkeypatch):
         needed = index.info["shortlist_needed"]
     assert (diagnosis.rows, diagnosis.sample_rows) == (1100, 700)
     assert needed["pca 64"] == diagnosis.axes.rows_needed()[64]
+
+
+FIGURES = {
+    # What rows of a corpus need at 64, 128, 256 dims by prefix and axes; what is best
+    # for its real queries (benchmarks/projections.py).
+    "nfcorpus-mrl": ((55, 21, 13), (32, 15, 10), ("pca", 128)),
+    "nfcorpus-minilm": ((359, 101, 23), (29, 15, 11), ("pca", 128)),
+    "scifact-mrl": ((112, 31, 14), (61, 20, 11), ("pca", 128)),
+    "scifact-minilm": ((528, 132, 33), (63, 21, 11), ("pca", 128)),
+    "bible-mrl": ((1627, 215, 27), (187, 27, 11), ("pca", 128)),
+    "bible-minilm": ((2701, 582, 55), (203, 31, 13), ("pca", 128)),
+    "fashion-mrl": ((47, 45, 25), (11, 10, 10), ("pca", 64)),
+    # Queries that the corpus's axes lose, as below.
+    "lost by the axes": ((12, 11, 10), (600, 300, 90), ("prefix", 64)),
+    "as good": ((12, 11, 10), (12, 11, 10), ("prefix", 64)),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_choice__is_the_best_for_real_queries(name):
+    *needed, best = FIGURES[name]
+    measured = {
+        space: dict(zip((64, 128, 256), rows, strict=True))
+        for space, rows in zip(("prefix", "pca"), needed, strict=True)
+    }
+    assert cheapest(measured) == best
+
+
+def questions(seed):
+    """Return a corpus in clusters, and queries that lie anywhere in its space."""
+    rng = np.random.default_rng(seed)
+    spread = (1 + np.arange(160)) ** -0.25
+    centres = rng.standard_normal((60, 160))
+    near = centres[rng.integers(0, 60, 3000)] + 0.5 * rng.standard_normal((3000, 160))
+    rows = near * spread
+    asked = 0.5 * rows[rng.choice(3000, 300)] + 0.7 * rng.standard_normal((300, 160))
+    basis = rotation(256, seed)[:160]
+    return np.float32(rows @ basis), np.float32(asked @ basis)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_choice__by_rows_serves_queries_unlike_them(seed):
+    rows, asked = questions(seed)
+    told = diagnose(rows, queries=asked)
+
+    def recall(index):
+        last = index.search(asked, mode="exact").scores[:, -1:] - 1e-6
+        return float((index.search(asked).scores >= last).mean())
+
+    with FunnelIndex.build(rows, threads=1) as index:
+        assert index.projection == told.projection == "pca"
+        assert index.info["code_dim"] == told.code_dim == 128
+        assert recall(index) > 0.99
+        needed = index.info["shortlist_needed"]["pca 64"]
+        assert needed < 40 < told.axes.rows_needed()[64]
 
 
 # ---- queries
