@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.build import Options
+from funnel.build.nodes import distinct
 from funnel.build.sample import SAMPLE_ROWS
 from funnel.projection import Probes
 from funnel.vectors import apply_transform, bad_rows, check_rows, unit
@@ -52,13 +53,13 @@ def with_measured_dims(options: Options, vectors: npt.NDArray[np.generic]) -> Op
     options : Options
     vectors : (n, full_dim) array
         The first batch of a source: at most 20,000 of its rows are measured, evenly
-        taken, bad ones left out. A model's order does not depend on the rows.
+        taken, without bad ones and copies. A model's order does not depend on rows.
     """
     step = max(1, -(-len(vectors) // SAMPLE_ROWS))
     rows = check_rows(vectors[::step], "embeddings", options.full_dim)
     with np.errstate(invalid="ignore", over="ignore"):
         rows = apply_transform(rows, options.transform)
-    rows = unit(np.delete(rows, bad_rows(rows, zero_is_bad=True), axis=0))
+    rows = distinct(unit(np.delete(rows, bad_rows(rows, zero_is_bad=True), axis=0)))
     widths = list(options.dims[:-1])
     needed = Probes(rows, options.seed).rows_needed(rows, widths)
     return replace(options, dims=nested_dims(needed, options.full_dim))

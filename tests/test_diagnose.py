@@ -204,6 +204,21 @@ def test_choice__by_rows_serves_queries_unlike_them(seed):
         assert needed < 40 < told.axes.rows_needed()[64]
 
 
+@pytest.mark.parametrize("name", ["ordered", "rotated", "turned"])
+def test_choice__is_not_misled_by_copies(name):
+    """A verse that comes 70 times stands before most others, at any width."""
+    rows = SETS[name][0]()
+    copied = np.insert(rows, np.full(80, 40), rows[40], axis=0)
+    alone, told = diagnose(rows), diagnose(copied)
+    assert (told.projection, told.code_dim) == (alone.projection, alone.code_dim)
+    assert told.axes.rows_needed() == alone.axes.rows_needed()
+    with FunnelIndex.build(copied, threads=1) as index:
+        assert index.projection == alone.projection
+        assert index.info["code_dim"] == alone.code_dim
+        needed = index.info["shortlist_needed"]
+    assert needed["pca 128"] == alone.axes.rows_needed()[128]
+
+
 # ---- queries
 
 
@@ -307,7 +322,7 @@ def test_needed__is_the_shortlist_that_holds_the_target(found):
         for recall, needed in zip(figures.recall, figures.needed, strict=True):
             assert list(recall) == sorted(recall)
             for shortlist, share in zip(SHORTLISTS, recall, strict=True):
-                if diagnosis.sample_rows > 20:
+                if diagnosis.kind != "unknown":
                     assert (share >= 0.99) == (needed <= shortlist) or share > 0.985
 
 

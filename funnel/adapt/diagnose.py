@@ -21,7 +21,7 @@ from funnel.adapt.measures import (
     order_of,
     structure_of,
 )
-from funnel.build.nodes import row_hashes
+from funnel.build.nodes import distinct, row_hashes
 from funnel.build.sample import Reservoir
 from funnel.errors import (
     DimensionError,
@@ -200,17 +200,17 @@ def _checked(
 
 def _measure(corpus: _Reading, queries: Floats | None, seed: int) -> Diagnosis:
     """Measure a sample, choose as a build does, and put it all together."""
-    rows, full_dim = corpus.sample.rows, corpus.full_dim
+    rows, full_dim = distinct(corpus.sample.rows), corpus.full_dim
     judge = Judge.of_sample(rows, seed)
     if queries is not None:
         drawn = np.random.default_rng(seed).permutation(len(queries))[:PROBES]
         judge = Judge(rows, queries[drawn], None)
     prefix, axes = _both(judge, full_dim)
     projection, width = _choice(prefix, axes, full_dim)
-    distinct = _distinct(rows, seed)
     order, structure, kind = Order(0.0, 0.0), 0.0, "unknown"
-    if len(distinct) > 2 * TOP and len(judge.queries):
-        order, structure = order_of(distinct, seed), structure_of(distinct, seed)
+    if len(rows) > 2 * TOP and len(judge.queries):
+        some = _some(rows, seed)
+        order, structure = order_of(some, seed), structure_of(some, seed)
         kind = _kind(prefix, order, structure, full_dim)
     return Diagnosis(
         **corpus.counts(),
@@ -252,13 +252,12 @@ def _choice(prefix: Figures, axes: Figures, full_dim: int) -> tuple[str, int]:
     return cheapest(measured)
 
 
-def _distinct(rows: Floats, seed: int) -> Floats:
-    """Return at most `ORDER_ROWS` rows of the sample, one of each."""
-    first = np.sort(np.unique(row_hashes(rows), return_index=True)[1])
-    if len(first) > ORDER_ROWS:
-        draw = np.random.default_rng(seed).choice
-        first = np.sort(draw(first, ORDER_ROWS, replace=False))
-    return rows[first]
+def _some(rows: Floats, seed: int) -> Floats:
+    """Return at most `ORDER_ROWS` rows of the sample, drawn from it."""
+    if len(rows) <= ORDER_ROWS:
+        return rows
+    draw = np.random.default_rng(seed).choice
+    return rows[np.sort(draw(len(rows), ORDER_ROWS, replace=False))]
 
 
 def _kind(prefix: Figures, order: Order, structure: float, full_dim: int) -> str:

@@ -41,7 +41,7 @@ class Diagnosis(Shown):
     rows, full_dim : int
         Rows that were read, bad ones included, and their width.
     sample_rows : int
-        Rows that were measured: a uniform sample of the usable ones.
+        Rows of a uniform sample of the usable ones; one of each was measured.
     queries : int
         Queries that prefixes were judged by.
     queries_given : bool
@@ -158,8 +158,8 @@ class Diagnosis(Shown):
         usable = self.rows - self.non_finite - self.zero
         if self.copies > MANY_COPIES * usable:
             said.append(
-                f"{self.copies:,} of {usable:,} rows are copies, which lengthen every "
-                "shortlist above: keep one of each, and diagnose again"
+                f"{self.copies:,} of {usable:,} rows are copies, which share a node of "
+                "the graph: all of this is of one of each"
             )
         if self.norms[2] > EVEN * self.norms[0]:
             said.append(

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from funnel.build.coordinates import norm_columns
 from funnel.build.ingest import Ingest, vector_blocks
+from funnel.build.nodes import distinct
 from funnel.build.options import Options
 from funnel.build.segment import SegmentBuilder
 from funnel.progress import Progress
@@ -77,10 +78,10 @@ def build_index(
 
 
 def _choose(ingest: Ingest, options: Options, progress: Progress) -> Projection:
-    """Choose the projection on the sample."""
+    """Choose the projection on the sample, without copies, which share a node."""
     with progress.step("projection", 1) as advance:
         projection = choose_projection(
-            ingest.sample.rows,
+            distinct(ingest.sample.rows),
             options.projection,
             options.graph_dim,
             options.code_dim,
@@ -103,7 +104,7 @@ def _likely_projection(batch: Batch, options: Options) -> str:
     rows = to_float32(batch.vectors[::step])
     rows = rows[np.isfinite(rows).all(axis=1)]
     widths = options.graph_dim, options.code_dim
-    return choose_projection(unit(rows), "auto", *widths, options.seed).kind
+    return choose_projection(distinct(unit(rows)), "auto", *widths, options.seed).kind
 
 
 def _manifest(

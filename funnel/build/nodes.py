@@ -24,6 +24,12 @@ def row_hashes(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     return np.fromiter((digest(row) for row in bytes_of), np.uint64, len(rows))
 
 
+def distinct(rows: Floats) -> Floats:
+    """Return one of each of the rows, in their order; by hashes, so for samples."""
+    first = np.unique(row_hashes(rows), return_index=True)[1]
+    return rows if len(first) == len(rows) else rows[np.sort(first)]
+
+
 def first_equal(hashes: npt.NDArray[np.uint64], read: Callable[[Rows], Floats]) -> Rows:
     """Return, for each row, the first row with the same vector (often itself).
 
