@@ -493,6 +493,47 @@ def test_merging__gives_added_rows_a_graph_while_they_are_searched(
         assert sorted(index.to_arrow().column("id").to_pylist()) == list(range(400))
 
 
+def with_new_topics() -> tuple[np.ndarray, np.ndarray]:
+    """Return rows, and ten times as many whose principal axes are others."""
+    old, new = (conftest.turned_rows(n, 160, n, rank=20) for n in (150, 1500))
+    return old, new
+
+
+@pytest.mark.parametrize("projection", ["pca", "auto"])
+def test_compact__fits_the_projection_to_what_came(path: Path, projection: str) -> None:
+    old, new = with_new_topics()
+    how: dict[str, Any] = {"projection": projection, "threads": 1}
+    FunnelIndex.build(old, path=path, **how).close()
+    with FunnelIndex.open(path, "rw", auto_compact=False) as index:
+        index.add(new)
+        held = np.square(new @ conftest.stored_axes(index)).sum() / np.square(new).sum()
+        assert held < 0.8
+        index.compact()
+        info, axes = index.info, conftest.stored_axes(index)
+    fresh = FunnelIndex.build(np.concatenate([old, new]), **how)
+    assert info["shortlist_needed"] == fresh.info["shortlist_needed"]
+    for name in ("projection", "graph_dim", "code_dim"):
+        assert info[name] == fresh.info[name]
+    np.testing.assert_array_equal(axes, conftest.stored_axes(fresh))
+    assert np.square(new @ axes).sum() / np.square(new).sum() > 0.95
+
+
+def test_merging__fits_the_projection_once_most_rows_are_new(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnel.build.segment, "SCAN_ROWS", 100)
+    monkeypatch.setattr(funnel.merging, "SCANNED_NODES", 100)
+    old, new = with_new_topics()
+    with FunnelIndex.build(old, path=path, projection="pca", code_dim=40) as index:
+        for start in range(0, len(new), 60):
+            index.add(new[start : start + 60])
+            index._merger.wait()
+        m = index._manifest
+        assert len(m.segments) < 6
+        axes = np.array(index._snapshot().axes, np.float64)
+    assert np.square(new @ axes.T).sum() / np.square(new).sum() > 0.9
+
+
 def test_merging__keeps_what_changed_meanwhile(
     index: FunnelIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
