@@ -316,7 +316,7 @@ class FunnelIndex(Explaining):
         lock_timeout : float
             Seconds that a change waits for another writer.
         auto_compact : bool
-            Merge small segments after changes, in a thread: past some 4,000 rows they
+            Merge segments after changes, in a thread: past some 4,000 rows small ones
             get a graph, and all is made anew when it has tripled or a fifth is deleted.
 
         Raises

@@ -1,4 +1,4 @@
-"""Merge small segments behind a writer's back, so that searches stay fast.
+"""Merge segments behind a writer's back, so that searches stay fast.
 
 A thread of the handle that wrote; it reads one version, builds without the writer's
 lock, and takes it only to put the result in its place. The work is in `compaction.py`.
@@ -35,8 +35,9 @@ log = logging.getLogger("funnel")
 def first_to_merge(manifest: Manifest) -> int | None:
     """Return the first segment of those at the end that should be one, or None.
 
-    Rows are merged again only when there are half as many new ones: about log₂ n times
-    in all.
+    Small ones are, once they are many; a large addition, which gets its graph at once,
+    with what comes before it. Rows are merged again only when there are half as many
+    new ones: about log n times in all.
     """
     segments = manifest.segments
     held = sum(s.rows for s in segments)
@@ -48,12 +49,15 @@ def first_to_merge(manifest: Manifest) -> int | None:
         rows += segments[start].rows
         nodes += segments[start].nodes
     count = len(segments) - start
-    if (nodes < SCANNED_NODES or count < 2) and count < SCANNED_SEGMENTS:
-        return None
+    alone = (nodes < SCANNED_NODES or count < 2) and count < SCANNED_SEGMENTS
+    if alone and start:
+        start -= 1
+        rows += segments[start].rows
+    last = start
     while start and segments[start - 1].rows <= SWALLOWED * rows:
         start -= 1
         rows += segments[start].rows
-    return start
+    return None if alone and start == last else start
 
 
 class Writing(NamedTuple):

@@ -6,6 +6,7 @@ and garbage.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import conftest
@@ -23,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -54,6 +56,7 @@ from funnel.errors import (
 )
 from funnel.kernels.jit import COMPILED
 from funnel.store.lock import merge_lock
+from funnel.store.manifest import Segment
 
 DIM = 24
 POOL = conftest.turned_rows(400, DIM, 7, rank=16)
@@ -532,6 +535,49 @@ def test_merging__fits_the_projection_once_most_rows_are_new(
         assert len(m.segments) < 6
         axes = np.array(index._snapshot().axes, np.float64)
     assert np.square(new @ axes.T).sum() / np.square(new).sum() > 0.9
+
+
+def segment_of(rows: int) -> Segment:
+    graph = {"M": 16} if rows >= funnel.merging.SCANNED_NODES else {}
+    return Segment("s", rows, rows, (0, DIM), 1.0, graph, {})
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(1, 30_000), min_size=1, max_size=120))
+def test_merging__leaves_few_segments_and_merges_a_row_seldom(adds: list[int]) -> None:
+    """However large the additions are: graphs halve, small segments are few."""
+    held: list[int] = []
+    merged = 0
+    for rows in adds:
+        held.append(rows)
+        while True:
+            segments = tuple(segment_of(one) for one in held)
+            start = funnel.merging.first_to_merge(
+                SimpleNamespace(segments=segments, rows=sum(held))
+            )
+            if start is None:
+                break
+            merged += sum(held[start:])
+            held[start:] = [sum(held[start:])]
+        graphs = [s.rows for s in segments if s.graph]
+        assert len(held) - len(graphs) < funnel.merging.SCANNED_SEGMENTS
+        assert all(one > 2 * later for one, later in itertools.pairwise(graphs))
+    assert merged <= sum(adds) * (2 + np.log(sum(adds)) / np.log(1.5))
+
+
+def test_merging__takes_large_additions_in(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(funnel.build.segment, "SCAN_ROWS", 30)
+    monkeypatch.setattr(funnel.merging, "SCANNED_NODES", 30)
+    with FunnelIndex.build(POOL[:40], path=path, M=4, ef_construction=20) as index:
+        for start in range(40, 400, 40):
+            index.add(POOL[start : start + 40])
+            index._merger.wait()
+        segments = index._manifest.segments
+        assert len(segments) < 4
+        assert sum(s.rows for s in segments) == 400
+        assert index.to_arrow().column("id").to_pylist() == list(range(400))
 
 
 def test_merging__keeps_what_changed_meanwhile(
