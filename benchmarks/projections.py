@@ -287,7 +287,6 @@ def aged(name: str, args: argparse.Namespace) -> Record:
 
     It begins with a tenth of the rows: those of some labels, or else the first.
     """
-    from funnel import FunnelIndex
     from funnel.adapt.measures import Judge
     from funnel.projection import WIDTHS, principal_axes
 
@@ -300,19 +299,9 @@ def aged(name: str, args: argparse.Namespace) -> Record:
     drawn = np.random.default_rng(args.seed).permutation(len(rows))[:FITTED]
     fitted = {"block": rows[:first], "all": rows[drawn]}
     axes = {key: principal_axes(some, widths[-1]).T for key, some in fitted.items()}
-    states = {}
     folder = Path(tempfile.mkdtemp(prefix="funnel-"))
     try:
-        grow(rows, first, folder / "hand", ADDED, alone=True)
-        states["by thousands, never merged"] = state(folder / "hand", judge)
-        for how, added in (("by thousands", ADDED), ("by tenths", first)):
-            grow(rows, first, folder / how, added, alone=False)
-            states[how] = state(folder / how, judge)
-        with FunnelIndex.open(folder / "hand", "rw") as index:
-            index.compact()
-        states["after compact()"] = state(folder / "hand", judge)
-        FunnelIndex.build(rows, path=folder / "fresh", threads=1).close()
-        states["built of all rows"] = state(folder / "fresh", judge)
+        states = grown(rows, first, folder, judge)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return {
@@ -324,6 +313,24 @@ def aged(name: str, args: argparse.Namespace) -> Record:
         "needed": {key: needed(judge, (one, one), widths) for key, one in axes.items()},
         "states": states,
     }
+
+
+def grown(rows: np.ndarray, first: int, folder: Path, judge: Any) -> Record:
+    """Return the states of indexes that grew in some ways, and of a fresh one."""
+    from funnel import FunnelIndex
+
+    states = {}
+    grow(rows, first, folder / "hand", ADDED, alone=True)
+    states["by thousands, never merged"] = state(folder / "hand", judge)
+    for how, added in (("by thousands", ADDED), ("by tenths", first)):
+        grow(rows, first, folder / how, added, alone=False)
+        states[how] = state(folder / how, judge)
+    with FunnelIndex.open(folder / "hand", "rw") as index:
+        index.compact()
+    states["after compact()"] = state(folder / "hand", judge)
+    FunnelIndex.build(rows, path=folder / "fresh", threads=1).close()
+    states["built of all rows"] = state(folder / "fresh", judge)
+    return states
 
 
 def grow(rows: np.ndarray, first: int, path: Path, added: int, *, alone: bool) -> None:
