@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import near_rows, turned_rows
 
+from funnel import FunnelIndex
 from reliability import quality
 from reliability.forms import FORMS, of_kills, of_power_cuts, of_rounds, of_suites
 from reliability.report import TABLES, page
@@ -22,6 +24,25 @@ def test_copies_of_one_vector__cost_no_quality(tmp_path: Path) -> None:
     found = quality.copies(tmp_path, 3_000, 2_000, seed=1)
     assert 0.9 < found["knn_recall_of_fresh"] < 1, "so good that nothing would show"
     assert not quality.has_failed(found), found
+
+
+def test_segments__with_graphs_find_what_one_finds(tmp_path: Path) -> None:
+    rows = turned_rows(12_000, 48, seed=2, rank=32)
+    queries = near_rows(rows, 300, seed=3, noise=0.3)
+    recalls = []
+    for parts in (1, 2):
+        path, cut = tmp_path / f"{parts}", len(rows) // parts
+        with FunnelIndex.build(
+            rows[:cut], path=path, projection="pca", code_dim=32
+        ) as index:
+            for start in range(cut, len(rows), cut):
+                index.add(rows[start : start + cut])
+            last = index.search(queries, mode="exact").scores[:, -1:]
+            found = index.search(queries).scores
+            recalls.append(float((found >= last - 1e-6).mean()))
+            assert index.info["segments"] == parts
+    assert recalls[0] < 0.999, "so good that nothing would show"
+    assert recalls[1] > recalls[0] - 0.005
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,7 @@ def retrieve(
     top: float,
     slack: float,
     floor: np.int64,
+    guard: int,
     visited: Array,
     pool: Array,
 ) -> tuple[int, int]:
@@ -162,6 +163,8 @@ def retrieve(
         The integer score of a cosine of 1.
     floor : int64
         What scores less is of no use: other segments gave enough that is better.
+    guard : int
+        Nodes that a walk expands before the floor may end it.
 
     Returns
     -------
@@ -178,7 +181,7 @@ def retrieve(
         return scan_listed(code, offset, codes, listed, limit, floor, pool), count
     if degree == 0:
         return scan(code, offset, codes, passing, limit, floor, pool), len(codes)
-    guard = min(GUARD * knobs[RANK], ef)
+    guard = min(guard, ef)
     place, score = best_entry(code, offset, entry_codes)
     size, scored = walk(
         code,
@@ -231,7 +234,10 @@ def gather(
     offset, m = code_offset(code), 0
     rows, scores, _, errors, _, _ = candidates
     floor = np.int64(LOWEST_SCORE)
+    nodes = max(1, table[:, NODES].sum())
     for s in range(len(table)):
+        # As many as this segment's share of a list over all, and some more.
+        guard = knobs[RANK] + knobs[EF] * table[s, NODES] // nodes
         scale = scales[CODE_UNITS + s] / below if below > 0 else 0.0
         if m == knobs[CUT] and scale > 0:
             floor = np.int64(np.floor(scores[:m].min() / scale))
@@ -243,6 +249,7 @@ def gather(
             1 / scale if scale > 0 else 0.0,
             scales[SLACK],
             floor,
+            max(guard, GUARD * knobs[RANK]),
             visited,
             pool,
         )
