@@ -182,6 +182,8 @@ def check_number(name: str, value: object) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise InvalidTypeError(f"{name} must be a number: {error}") from error
+    except OverflowError as error:
+        raise InvalidArgumentError(f"{name} is too large: {error}") from error
     if number != number:
         raise InvalidArgumentError(f"{name} is NaN")
     return number

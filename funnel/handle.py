@@ -182,10 +182,12 @@ class Handle:
             "adaptive": as tuned (the default of a tuned index). "certified": the whole
             shortlist is reranked best first until bounds prove that no row left can be
             an answer (Cauchy–Schwarz on what lies outside the projection): the same
-            answers as ``mode="rerank"``, for fewer rows.
+            answers as ``mode="rerank"`` with the same shortlist, for fewer rows.
         budget_ms, max_bytes : float, int, optional
-            What a query may take: no stage begins once so many milliseconds have
-            passed, or if it would read so many bytes in all. ``hits.complete`` tells.
+            Of each query: after the walk no stage begins once so many milliseconds have
+            passed, or if it might read more bytes in all; ``hits.complete`` tells. For
+            a scan that `tune` chose, the dearest walk is taken. A query that the
+            projection says nothing of is scanned whatever that takes.
         mode : {"funnel", "rerank", "prefix_ann", "prefix", "exact"}
             "funnel": walk, then the cascade. "rerank": walk, then full width at once
             (the MRL paper's adaptive retrieval). "prefix_ann": walk alone. "prefix":

@@ -19,7 +19,7 @@ import numpy as np
 from funnel.adapt.goal import check_enough, check_goal, gains_of
 from funnel.adapt.tune import tune
 from funnel.adapt.tuning import Tuning
-from funnel.adapt.workload import Measure, dcg_losses, workload_of
+from funnel.adapt.workload import workload_of
 from funnel.build import build_index
 from funnel.compaction import compact
 from funnel.errors import (
@@ -38,6 +38,7 @@ from funnel.explaining import Explaining
 from funnel.filters import is_mask, selection_of
 from funnel.merging import Merger, Writing
 from funnel.options import (
+    MAX_SEED,
     check_habits,
     check_options,
     check_threads,
@@ -593,7 +594,7 @@ class FunnelIndex(Explaining):
             control, arXiv:2208.02814). With 0.9, at most a tenth of sets lead to a
             level that misses it (learn then test, arXiv:2110.01052).
         k : int
-            Answers a query. A search for more takes lists as much longer.
+            Answers a query, or all rows. A search for more takes lists as much longer.
         seed : int
             Draws rows where no queries are given.
         progress : bool, callable or tqdm class
@@ -606,24 +607,26 @@ class FunnelIndex(Explaining):
         Raises
         ------
         InvalidArgumentError
-            If there are fewer than 20 queries, or more than one target.
+            If there are fewer than 20 queries (for `target_ndcg`: that exact search
+            answers with something relevant), more than one target, or no rows.
         """
         self._check_writable()
         snapshot, bar = self._snapshot(), Progress(progress)
         goal = check_goal(target_knn_recall, target_ndcg, budget_ms, confidence, qrels)
-        k = check_whole("k", k, 1, max(1, len(self) - 1))
-        rows = None
+        seed = check_whole("seed", seed, 0, MAX_SEED)
+        m, rows = snapshot.manifest, None
         if queries is not None:
-            m = snapshot.manifest
             rows, _ = check_queries(queries, m.full_dim, m.metric, m.transform)
-        check_enough(len(self) if rows is None else len(rows))
+        check_enough(m.rows if rows is None else len(rows), m.rows)
+        k = min(check_whole("k", k, 1, 2**31 - 1), m.rows - (rows is None))
+        gains = None
+        if qrels is not None:
+            if rows is None:
+                raise InvalidArgumentError("qrels are of queries: give those too")
+            gains = gains_of(snapshot, qrels, len(rows))
         with bar.step("exact answers", None):
             work = workload_of(snapshot, rows, k, seed, cpu_count())
-        measures: dict[str, Measure] = {"knn_recall": work.recall_loss}
-        if qrels is not None:
-            gains = gains_of(snapshot, qrels, len(work.queries))
-            measures["ndcg"] = dcg_losses(work.truth, gains, k)
-        found = tune(work, goal, measures, bar)
+        found = tune(work, goal, gains, bar)
         with self._changing() as draft:
             plan = replace(draft.manifest, plan=found.tuned.to_json())
             draft.put(plan, draft.snapshot.deleted)

@@ -283,7 +283,8 @@ def check_search(
             raise InvalidArgumentError("effort and target are not of policy='fixed'")
     tuned = manifest.plan and mode == "funnel" and not typed and policy != "fixed"
     if tuned:
-        plan = _tuned_plan(manifest, k, threads, effort, target)
+        staged = budget_ms is not None or max_bytes is not None
+        plan = _tuned_plan(manifest, k, threads, effort, target, staged)
     else:
         plan = _typed_plan(
             manifest, k, shortlist, cascade, ef_search, mode, threads, slack
@@ -385,13 +386,21 @@ def _check_dial(
 
 def _tuned_plan(
     manifest: Manifest, k: int, threads: int | None,
-    effort: float | None, target: float | None,
+    effort: float | None, target: float | None, staged: bool,
 ) -> Plan:  # fmt: skip
-    """Return the plan of a level that was tuned; of longer lists for a larger k."""
+    """Return the plan of a level that was tuned; of longer lists for a larger k.
+
+    Where a budget may end it, the dearest walk stands for a scan, which has no stages.
+    """
     n = max(1, manifest.rows)
     k = min(check_whole("k", k, 1, 2**31 - 1), n)
     tuned = Tuned.of(manifest.plan or {})
     level = tuned.level_of(effort, target)
+    walks = [one for one in tuned.levels if not one.exact]
+    if staged and (level is None or level.exact):
+        if not walks:
+            return _typed_plan(manifest, k, None, None, None, "funnel", threads, None)
+        level = walks[-1]
     if level is None or level.exact:
         return Plan("exact", k, k, k, None, check_threads(threads))
     times = max(1.0, k / tuned.k)

@@ -25,6 +25,7 @@ from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
 
+LONGEST = 2.0**62  # ticks
 Scales = npt.NDArray[np.float64]
 
 
@@ -166,7 +167,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.MAX_BYTES] = -1 if plan.max_bytes is None else plan.max_bytes
     knobs[k.MAX_TICKS] = -1
     if plan.budget_us is not None:
-        knobs[k.MAX_TICKS] = int(plan.budget_us * ticks_per_us())
+        knobs[k.MAX_TICKS] = int(min(plan.budget_us * ticks_per_us(), LONGEST))
     knobs[k.CODE_BYTES] = code_width(manifest.code_dim)
     offset = int(manifest.projection == "pca")  # the code's own norms come first
     knobs[k.COLUMNS] = len(manifest.norm_dims) + offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,9 @@ def test_dcg_losses__equal_naive():
             naive.dcg([held.get(int(row), 0) for row in rows[i]], 10)
             for rows in (found, exact)
         )
-        expected = max(0, 1 - ours / best) if best else 0
-        assert losses[i] == pytest.approx(expected)
+        expected = max(0, 1 - ours / best) if best else math.nan
+        assert losses[i] == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(losses[3])
 
 
 # ---- a tuned index
@@ -260,6 +262,79 @@ def test_tune__within_a_budget_or_of_ndcg(tmp_path: Path):
         own = index.tune(target_knn_recall=0.999)
         assert not own.reached
         assert own.quality == 1.0
+
+
+def test_tune__where_every_walk_is_poor_scans(tmp_path: Path):
+    rows = np.random.default_rng(0).standard_normal((3_000, 64)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((60, 64)).astype(np.float32)
+    with FunnelIndex.build(
+        rows, path=tmp_path / "x", projection="prefix", code_dim=8, graph_dim=8
+    ) as index:
+        report = index.tune(queries)
+        assert not report.reached
+        assert index.search(queries, mode="exact").ids.tolist() == (
+            index.search(queries).ids.tolist()
+        )
+        # A budget ends a search between its stages: a scan has none.
+        assert not index.search(queries, max_bytes=1).complete
+        assert index.search(queries, budget_ms=float("inf")).complete
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e3])
+def test_tune__of_inner_products_does_not_hang_on_their_scale(
+    scale: float, tmp_path: Path
+):
+    rng = np.random.default_rng(0)
+    rows = np.float32(scale * ROWS[:2_000] * rng.uniform(0.5, 2, (2_000, 1)))
+    queries = np.float32(scale * QUERIES[:100])
+    with FunnelIndex.build(
+        rows, path=tmp_path / "x", metric="ip", projection="pca", code_dim=32
+    ) as index:
+        whole = index.evaluate(queries, mode="rerank", shortlist=len(rows))
+        assert whole.knn_recall == 1.0
+        report = index.tune(queries, target_knn_recall=0.9)
+        exact = index.search(queries, mode="exact").ids
+        found = [
+            len(set(a) & set(b)) / 10
+            for a, b in zip(index.search(queries).ids, exact, strict=True)
+        ]
+        assert report.quality == pytest.approx(np.mean(found), abs=0.06)
+
+
+def test_tune__to_ndcg_leaves_out_queries_without_judgements(tmp_path: Path):
+    with FunnelIndex.build(ROWS[:600], path=tmp_path / "x") as index:
+        unknown = [{f"d{i}": 1.0} for i in range(60)]
+        with pytest.raises(InvalidArgumentError, match="at least 20"):
+            index.tune(QUERIES[:60], unknown, target_ndcg=0.9)
+        exact = index.search(QUERIES[:60], 3, mode="exact").ids
+        some = [dict.fromkeys(ids.tolist(), 1.0) for ids in exact[:40]] + [{}] * 20
+        report = index.tune(QUERIES[:60], some, target_ndcg=0.5)
+        assert report.tuned.queries == 20
+        beside = index.tune(QUERIES[:60], unknown, target_knn_recall=0.5).beside
+        assert math.isnan(beside["ndcg"][0])
+
+
+def test_tune__says_whether_it_is_within_the_budget(tmp_path: Path):
+    with FunnelIndex.build(ROWS[:600], path=tmp_path / "x") as index:
+        report = index.tune(QUERIES[:40], budget_ms=1e9)
+        assert report.reached
+        assert "no walk" not in str(report)
+        report = index.tune(QUERIES[:40], budget_ms=1e-9)
+        assert not report.reached
+        assert "no level is within the budget" in str(report)
+
+
+def test_tune__of_few_rows_or_none(tmp_path: Path):
+    with FunnelIndex.create(tmp_path / "x", 96) as index:
+        with pytest.raises(InvalidArgumentError, match="no rows"):
+            index.tune(QUERIES[:40])
+        index.add(ROWS[:8])
+        assert index.tune(QUERIES[:40]).tuned.k == 8
+        for seed in (-1, "x", 1.5):
+            with pytest.raises((InvalidArgumentError, InvalidTypeError), match="seed"):
+                index.tune(QUERIES[:40], seed=seed)
+        with pytest.raises(InvalidArgumentError, match="too large"):
+            index.tune(QUERIES[:40], [{0: 10**400}] * 40, target_ndcg=0.5)
 
 
 @pytest.mark.parametrize(

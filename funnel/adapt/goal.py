@@ -55,8 +55,10 @@ def check_goal(
     return Goal("knn_recall", _share("target_knn_recall", target), sure)
 
 
-def check_enough(queries: int) -> None:
-    """Raise if there are too few queries to tell anything."""
+def check_enough(queries: int, rows: int = 1) -> None:
+    """Raise if there are too few queries to tell anything, or no rows."""
+    if rows == 0:
+        raise InvalidArgumentError("the index has no rows: there is nothing to tune")
     if queries < FEWEST:
         raise InvalidArgumentError(
             f"tune() needs at least {FEWEST} queries, not {queries}: one half chooses, "

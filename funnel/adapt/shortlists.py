@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from funnel.adapt.workload import TIE, Workload
+from funnel.adapt.workload import Workload
 from funnel.cascade import Cascade, Stage
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
@@ -107,7 +107,7 @@ def walked(work: Workload, ef: int, slack: float | None, dims: list[int]) -> Wal
     for dim in dims:
         again = replace(plan, mode="funnel", cascade=Cascade([Stage(dim, longest)]))
         scores[dim] = _in_order(rows, *work.run(again))
-    good = (scores.pop(dims[-1]) >= work.last[:, None] - TIE) & (rows >= 0)
+    good = (scores.pop(dims[-1]) >= work.enough[:, None]) & (rows >= 0)
     if work.own is not None:
         good &= rows != work.own[:, None]
     return Walked(Knobs(longest, ef, slack, us=us), good, scores, work.k, extra)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from funnel.adapt.replay import Step, prefix_scores, replayed
 from funnel.adapt.tables import Shown, Table
-from funnel.adapt.workload import TIE, Workload, discounted
+from funnel.adapt.workload import Workload, discounted
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
 from funnel.snapshot import Snapshot
@@ -127,7 +127,7 @@ def _left(
     rows = steps[0].rows
     scores = _full_scores(snapshot, work.queries[0], rows)
     best = rows[np.argsort(-scores, kind="stable")]
-    good = rows[scores >= work.last[0] - TIE]
+    good = rows[scores >= work.enough[0]]
     found = []
     for step in steps:
         kept = step.rows[: step.keep]

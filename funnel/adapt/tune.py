@@ -11,16 +11,23 @@ q = queries, l = levels, c = candidates of a walk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from funnel.adapt.goal import Goal
+from funnel.adapt.goal import Goal, check_enough
 from funnel.adapt.risk import least_level, least_sure_level, monotone
 from funnel.adapt.shortlists import Knobs, replays, row_prices, walked
 from funnel.adapt.tuning import Tuning
-from funnel.adapt.workload import REPEATS, Losses, Measure, Workload
+from funnel.adapt.workload import (
+    REPEATS,
+    Losses,
+    Measure,
+    Workload,
+    dcg_losses,
+    discounted,
+)
 from funnel.cascade import Cascade, Stage
 from funnel.plan import Plan
 from funnel.progress import Progress
@@ -32,8 +39,8 @@ EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 64)  # times k
 SLACKS = (0.03, 0.06, 0.09, 0.12, 0.15, 0.18, 0.21, 0.24, 0.28, 0.33, 0.4)
 LOOSE_EF = 40  # times k: the longest list of a walk that ends by slack
 STEPS = (
-    0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02, 0.015, 0.0125,
-    0.01, 0.008, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005, 0.0,
+    1.0, 0.7, 0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.025, 0.02,
+    0.015, 0.0125, 0.01, 0.008, 0.006, 0.005, 0.004, 0.003, 0.002, 0.001, 0.0005, 0.0,
 )  # fmt: skip
 
 
@@ -128,15 +135,25 @@ def _counted(found: Any, advance: Callable[[int], object]) -> Any:
 
 
 def tune(
-    work: Workload, goal: Goal, measures: Mapping[str, Measure], progress: Progress
-) -> Tuning:
+    work: Workload, goal: Goal, gains: list[dict[int, float]] | None,
+    progress: Progress,
+) -> Tuning:  # fmt: skip
     """Choose a level on one half of the queries, and say how sure it is on the other.
 
     Parameters
     ----------
-    measures : mapping of str to callable
-        Rows and scores, (q, ≥ k) → losses, (q,): the goal's, and others to report.
+    gains : list of dict, an entry a query, or None
+        Row → relevance. Of queries that exact search answers with nothing relevant, no
+        share of ndcg can be told: a target of it leaves them out.
     """
+    if gains is not None and goal.measure == "ndcg":
+        best = discounted(work.truth.tolist(), gains, work.k)
+        judged = np.flatnonzero(best > 0)
+        check_enough(len(judged))
+        work, gains = work.part(judged), [gains[i] for i in judged.tolist()]
+    measures: dict[str, Measure] = {"knn_recall": work.recall_loss}
+    if gains is not None:
+        measures["ndcg"] = dcg_losses(work.truth, gains, work.k)
     half = len(work.queries) // 2
     first, second = slice(0, half), slice(half, None)
     settings = candidates(work.part(first), progress)
@@ -154,8 +171,11 @@ def tune(
     seen = {name: _quality(of(*found)[second]) for name, of in measures.items()}
     quality, interval = seen.pop(goal.measure)
     tuned = Tuned(work.k, goal.measure, len(held_out), chosen, tuple(levels))
+    reached = chosen < walks
+    if goal.budget_ms is not None:
+        reached = levels[chosen].us <= 1e3 * goal.budget_ms
     return Tuning(
-        tuned, goal.target, goal.confidence, chosen < walks, quality, interval,
+        tuned, goal.target, goal.confidence, reached, quality, interval,
         exact_us, work.snapshot.manifest.rows, work.own is not None, seen,
     )  # fmt: skip
 
@@ -176,7 +196,10 @@ def _levels(
 
 
 def _quality(losses: Losses) -> tuple[float, tuple[float, float]]:
-    """Return 1 − the mean loss, and its 95 % interval."""
+    """Return 1 − the mean loss, and its 95 % interval; without NaN, of no query."""
+    losses = losses[~np.isnan(losses)]
+    if not len(losses):
+        return np.nan, (np.nan, np.nan)
     mean, error = 1 - float(losses.mean()), Z95 * float(losses.std())
     error /= len(losses) ** 0.5
     return mean, (mean - error, mean + error)

@@ -28,13 +28,13 @@ class Tuning:
         What was asked of the measure.
     confidence : float or None
     reached : bool
-        Whether a level below an exact scan is sure enough.
+        Whether a level below an exact scan is sure enough, or one within the budget.
     quality : float
         The measure of the chosen level, mean over the held-out queries.
     interval : (float, float)
         Its 95 % interval, by the normal approximation.
     exact_us : float
-        Microseconds a query that a scan takes, in the same batch, with all threads.
+        Microseconds a query that a scan takes, one thread, in a batch of 100.
     rows : int
         Of the index, when it was tuned.
     own_queries : bool
@@ -82,10 +82,12 @@ class Tuning:
         for name, (mean, (least, most)) in self.beside.items():
             said = NAMES[name].format(k=self.tuned.k)
             lines.append(f"{said} {mean:.4f} (95 %: {least:.4f} to {most:.4f})")
-        if not self.reached:
+        if not self.reached and self.target is not None:
             lines.append(
                 f"no walk is sure to reach {self.target}: searches scan every row"
             )
+        elif not self.reached:
+            lines.append("no level is within the budget: this is the cheapest")
         lines.append(_row(["", *HEADER]))
         for at, level in enumerate(self.tuned.levels):
             lines.append(_row(["→" if at == self.tuned.chosen else "", *_cells(level)]))

@@ -22,7 +22,7 @@ from funnel.snapshot import Snapshot
 
 OWN_QUERIES = 2_000  # rows of the index, where no queries are given
 REPEATS = 3  # of each timed search; the fastest counts
-TIE = 1e-6  # a score this near to the k-th best is as good
+TIE = 1e-6  # of the product of norms: a score this near to the k-th is as good
 Losses = npt.NDArray[np.float64]
 Measure = Callable[[Rows, Floats], Losses]
 
@@ -41,8 +41,8 @@ class Workload:
     k : int
     truth : (q, k) int64
         The rows of the exact answers.
-    last : (q,) float32
-        The score of the k-th.
+    enough : (q,) float32
+        The score from which on a row is as good as the k-th.
     selection : Selection
         Rows that may be answers.
     """
@@ -52,7 +52,7 @@ class Workload:
     own: Rows | None
     k: int
     truth: Rows
-    last: Floats
+    enough: Floats
     selection: Selection
 
     @property
@@ -60,12 +60,12 @@ class Workload:
         """Answers to ask for beside k: a query's own row."""
         return int(self.own is not None)
 
-    def part(self, some: slice) -> Workload:
+    def part(self, some: slice | Rows) -> Workload:
         """Return the workload of some of the queries."""
         own = None if self.own is None else self.own[some]
-        truth, last = self.truth[some], self.last[some]
+        truth, enough = self.truth[some], self.enough[some]
         return replace(
-            self, queries=self.queries[some], own=own, truth=truth, last=last
+            self, queries=self.queries[some], own=own, truth=truth, enough=enough
         )
 
     def run(self, plan: Plan) -> tuple[Rows, Floats]:
@@ -91,9 +91,7 @@ class Workload:
 
     def recall_loss(self, rows: Rows, scores: Floats) -> Losses:
         """Return 1 − knn_recall@k of each query; ties with the k-th are as good."""
-        good = (scores[:, : self.k] >= self.last[:, None] - TIE) & (
-            rows[:, : self.k] >= 0
-        )
+        good = (scores[:, : self.k] >= self.enough[:, None]) & (rows[:, : self.k] >= 0)
         losses: Losses = 1 - good.sum(axis=1) / self.k
         return np.maximum(losses, 0)
 
@@ -118,7 +116,17 @@ def workload_of(
     may = snapshot.everything if selection is None else selection
     bare = Workload(snapshot, queries, own, k, *none, may)
     rows, scores = bare.run(plan)
-    return replace(bare, truth=rows[:, :k], last=scores[:, k - 1])
+    enough = scores[:, k - 1] - _tie(bare, rows[:, k - 1])
+    return replace(bare, truth=rows[:, :k], enough=enough)
+
+
+def _tie(work: Workload, kth: Rows) -> Floats | float:
+    """Return how much rounding may take from the score of the k-th row, (q,)."""
+    if work.snapshot.manifest.metric == "cosine":
+        return TIE
+    lengths = np.linalg.norm(work.snapshot.vectors(kth).astype(np.float32), axis=1)
+    tie: Floats = TIE * lengths * np.linalg.norm(work.queries, axis=1)
+    return tie
 
 
 def dcg_losses(exact: Rows, gains: list[dict[int, float]], k: int) -> Measure:
@@ -132,16 +140,18 @@ def dcg_losses(exact: Rows, gains: list[dict[int, float]], k: int) -> Measure:
         Rows that exact search finds, best first.
     gains : list of dict, an entry a query
         Row → relevance; rows that are not named have none.
+
+    Returns
+    -------
+    callable
+        Its losses are NaN for queries that exact search answers with nothing relevant.
     """
     best = discounted(exact.tolist(), gains, k)
 
     def losses(rows: Rows, _scores: Floats) -> Losses:
-        share = np.divide(
-            discounted(rows.tolist(), gains, k),
-            best,
-            out=np.ones(len(best)),
-            where=best > 0,
-        )
+        found = discounted(rows.tolist(), gains, k)
+        nothing = np.full(len(best), np.nan)
+        share = np.divide(found, best, out=nothing, where=best > 0)
         lost: Losses = np.clip(1 - share, 0, 1)
         return lost
 

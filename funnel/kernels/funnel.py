@@ -59,6 +59,7 @@ SLACK, CODE_UNITS = 0, 1
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
+NORM_BYTES = 4
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 # What it costs to score a node of a list, and to expand one in a walk, in equal units.
 LISTED_COST, EXPANDED_COST = 1, 60
@@ -307,7 +308,7 @@ def rerank(
     start, square, first = 0, 0.0, len(trace) - len(dims)
     used, since = spent
     for s in range(len(dims)):
-        used += m * (dims[s] - start) * memory[2].itemsize
+        used += m * ((dims[s] - start) * memory[2].itemsize + NORM_BYTES)
         if is_over(knobs, used, since):
             return m, s
         stage = (start, dims[s], keeps[s], columns[s])
@@ -390,7 +391,8 @@ def rerank_certified(
     record: Array,
 ) -> tuple[int, int]:
     """Do as `rerank` at full width alone, and drop only what cannot be an answer."""
-    began, used = ticks(), spent[0] + m * len(query) * memory[2].itemsize
+    began, row_bytes = ticks(), len(query) * memory[2].itemsize + NORM_BYTES
+    used = spent[0] + m * row_bytes
     if is_over(knobs, used, spent[1]):
         return m, 0
     columns = knobs[COLUMNS], knobs[CODE_COLUMN]
