@@ -101,7 +101,7 @@ def walked(work: Workload, ef: int, slack: float | None, dims: list[int]) -> Wal
     rank = work.k + extra  # of searches for k, not of this one for all it finds
     plan = Plan("prefix_ann", longest, longest, ef, None, 1, slack, rank)
     short = min(longest, TIMED * work.k + extra)  # slack keeps a whole shortlist
-    us = work.timed(replace(plan, k=short, shortlist=short))
+    us = work.timed(replace(plan, k=short, shortlist=short), repeats=2)
     rows, _ = work.run(plan)
     scores = {}
     for dim in dims:

@@ -33,6 +33,7 @@ from funnel.plan import Plan
 from funnel.progress import Progress
 from funnel.store.tuned import Level, Tuned
 
+WALKED, TIMED = 500, 300  # queries at most that settings are chosen and timed by
 EXACT_QUERIES = 100  # that tell what a scan takes
 Z95 = 1.96
 EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 64)  # times k
@@ -110,7 +111,7 @@ def measured(
     """
     k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
     plans = [plan_of(knobs, k, full_dim) for knobs in settings]
-    timing, rounds = work.part(half), []
+    timing, rounds = work.part(slice(half.start, min(half.stop, TIMED))), []
     with progress.step("searching", (1 + REPEATS) * len(plans)) as advance:
         losses = [_counted(measure(*work.run(plan)), advance) for plan in plans]
         for _ in range(REPEATS):  # in turn: what disturbs one of them disturbs all
@@ -156,7 +157,7 @@ def tune(
         measures["ndcg"] = dcg_losses(work.truth, gains, work.k)
     half = len(work.queries) // 2
     first, second = slice(0, half), slice(half, None)
-    settings = candidates(work.part(first), progress)
+    settings = candidates(work.part(slice(0, min(half, WALKED))), progress)
     settings, losses = measured(work, settings, measures[goal.measure], first, progress)
     held_out = monotone(losses[second])
     k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
