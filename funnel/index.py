@@ -578,8 +578,8 @@ class FunnelIndex(Explaining):
         ----------
         queries : (q, full_dim) array-like, optional
             Like those to come, and not to be judged by later. By default 2,000 rows of
-            the index, each of which is no answer to itself: they are nearer to it than
-            most queries are.
+            the index (1,000 of more than half a billion numbers), each of which is no
+            answer to itself: they are nearer to it than most queries are.
         qrels : sequence of dict, optional
             Of each query, id → relevance: for `target_ndcg`, and for the report.
         target_knn_recall : float, optional
