@@ -97,7 +97,7 @@ class Hits:
         Of the index, that was searched.
     uncertainty : (q, k) or (k,) float32, or None
         How much a hit's rank moves over the last dims, 0 to 1, where
-        ``uncertainty=True`` was asked; NaN where there is no hit.
+        ``uncertainty=True`` was asked; NaN where there is no hit, or a query of zeros.
     complete : bool
         False where `budget_ms` or `max_bytes` ended the search of a query before its
         last stage: its scores are those of the stage before.

@@ -96,3 +96,12 @@ def test_compared_dims__are_the_last_below_the_full_width(
     dims: tuple[int, ...], wanted: tuple[int, ...]
 ):
     assert compared_dims(dims) == wanted
+
+
+@pytest.mark.parametrize("how", [{}, {"mode": "exact"}])
+def test_uncertainty__of_a_query_of_zeros_is_unknown(how: dict[str, Any]):
+    with FunnelIndex.build(ROWS, projection="prefix", metric="ip") as index:
+        queries = np.concatenate([QUERIES[:2], np.zeros_like(QUERIES[:1])])
+        hits = index.search(queries, uncertainty=True, **how)
+        assert (hits.ids >= 0).all()
+    assert np.isnan(hits.uncertainty).all(axis=1).tolist() == [False, False, True]

@@ -54,7 +54,8 @@ def uncertainty_of(snapshot: Snapshot, queries: Floats, rows: Rows) -> Floats:
     Returns
     -------
     (q, k) float32
-        From 0 to 1; NaN where there is no hit.
+        From 0 to 1; NaN where there is no hit, and where the query is of zeros alone:
+        it has no direction to agree on.
     """
     out = np.full(rows.shape, np.nan, np.float32)
     row_bytes = max(1, rows.shape[1]) * snapshot.manifest.full_dim * 8
@@ -68,7 +69,8 @@ def uncertainty_of(snapshot: Snapshot, queries: Floats, rows: Rows) -> Floats:
 def _some(snapshot: Snapshot, queries: Floats, rows: Rows) -> Floats:
     """Do as `uncertainty_of`, of few queries."""
     full, found = snapshot.manifest.full_dim, rows >= 0
-    wanted = queries / np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    norms = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
+    wanted = queries / np.where(norms > 0, norms, 1)
     stored = np.zeros((*rows.shape, full))
     stored[found] = snapshot.vectors(rows[found])
     lengths = np.ones(rows.shape)
@@ -81,7 +83,7 @@ def _some(snapshot: Snapshot, queries: Floats, rows: Rows) -> Floats:
         scores[~found] = -np.inf
         moved += np.abs(_ranks(scores) - places)
     most = np.maximum(found.sum(axis=1, keepdims=True) - 1, 1) * max(1, len(dims))
-    return np.where(found, moved / most, np.nan).astype(np.float32)
+    return np.where(found & (norms > 0), moved / most, np.nan).astype(np.float32)
 
 
 def _cosines(stored: Numbers, wanted: Numbers) -> Numbers:
