@@ -145,3 +145,10 @@ def test_evaluate__refuses_what_it_cannot_measure(index: Any):
     with pytest.raises(InvalidTypeError, match="min_score"):
         index.evaluate(QUERIES, min_score=0.5)
     assert index.evaluate(QUERIES, [{}] * 40).found is None
+
+
+@pytest.mark.parametrize("gain", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["d1", "gone"])
+def test_evaluate__refuses_a_relevance_without_end(index: Any, name: str, gain: float):
+    with pytest.raises(InvalidArgumentError, match="relevance"):
+        index.evaluate(QUERIES[:2], [{name: gain}, {"d2": 1}])

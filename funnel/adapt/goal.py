@@ -5,6 +5,7 @@ Called by `FunnelIndex.tune`, `.loss_by_stage` and `.evaluate`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,17 +88,23 @@ def judgements_of(snapshot: Snapshot, qrels: Any, count: int) -> list[Judgements
     Raises
     ------
     InvalidTypeError, InvalidArgumentError
-        If `qrels` is not a dict for each query.
+        If `qrels` is not a dict for each query, or a relevance is not finite.
     """
     found = []
     gains = gains_of(snapshot, qrels, count)
     for held, known in zip(qrels, gains, strict=True):
-        every = sorted(
-            (check_number("relevance", g) for g in held.values()), reverse=True
-        )
+        every = sorted((_relevance(gain) for gain in held.values()), reverse=True)
         relevant = {row: gain for row, gain in known.items() if gain > 0}
         found.append(Judgements(relevant, [gain for gain in every if gain > 0]))
     return found
+
+
+def _relevance(value: object) -> float:
+    """Return a relevance, which must be finite: sums of others say nothing."""
+    number = check_number("relevance", value)
+    if math.isinf(number):
+        raise InvalidArgumentError(f"relevance must be finite, not {number}")
+    return number
 
 
 def gains_of(snapshot: Snapshot, qrels: Any, count: int) -> list[dict[int, float]]:
