@@ -30,6 +30,8 @@ EXPLAINED = (
     "shortlist", "cascade", "ef_search", "mode", "threads", "slack", "effort", "target",
     "policy",
 )  # fmt: skip
+BUDGETS = ("budget_ms", "max_bytes")
+KNOBS = ("shortlist", "cascade", "ef_search", "slack")
 
 
 class Explaining(Handle):
@@ -46,7 +48,7 @@ class Explaining(Handle):
         query : (full_dim,) array-like
         k : int
         **how
-            As in `search`, without `min_score`, `trace` and `uncertainty`.
+            As in `search`, without `min_score`, `trace`, `uncertainty` and budgets.
 
         Returns
         -------
@@ -178,7 +180,7 @@ class Explaining(Handle):
             finds; queries without a relevance above 0 are left out.
         k : int
         **how
-            As in `explain`.
+            As in `search`, without `min_score`, `trace` and `uncertainty`.
 
         Returns
         -------
@@ -195,7 +197,7 @@ class Explaining(Handle):
         Järvelin & Kekäläinen 2002, *Cumulated gain-based evaluation of IR techniques*.
         Gains are the relevances, discounted by log₂(1 + rank), as trec_eval has it.
         """
-        asked = self._some(queries, k, how)
+        asked = self._some(queries, k, how, (*EXPLAINED, *BUDGETS))
         rows = asked.queries
         judged = None
         if qrels is not None:
@@ -211,27 +213,33 @@ class Explaining(Handle):
             )
         return asked
 
-    def _some(self, queries: Any, k: int, how: dict[str, Any]) -> Asked:
+    def _some(
+        self, queries: Any, k: int, how: dict[str, Any],
+        names: tuple[str, ...] = EXPLAINED,
+    ) -> Asked:  # fmt: skip
         """Return the search for some queries, checked, that can have answers."""
-        asked = self._asked(queries, k, how)
+        asked = self._asked(queries, k, how, names)
         if not len(asked.queries):
             raise DimensionError("there are no queries to follow")
         if not asked.selection.rows:
             raise InvalidArgumentError("no row may be an answer: nothing can be found")
         return asked
 
-    def _asked(self, queries: Any, k: int, how: dict[str, Any]) -> Asked:
-        """Return a search, its arguments checked as `search` checks them."""
+    def _asked(
+        self, queries: Any, k: int, how: dict[str, Any],
+        names: tuple[str, ...] = EXPLAINED,
+    ) -> Asked:  # fmt: skip
+        """Return a search, its arguments checked as `search` checks them.
+
+        Arguments of `search` that are not among `names` are refused.
+        """
         given = {"mode": "funnel"} | how
         chosen = given.pop("filter", None)
-        for name in given.keys() - set(EXPLAINED):
-            if name in OURS["search"]:
-                raise InvalidTypeError(f"{name}= changes no step: leave it out here")
-            check_habits({name: None}, "search")
+        _check_names(given, names)
         masked = chosen is not None and is_mask(chosen)
         snapshot = self._shown() if masked else self._snapshot()
         m = snapshot.manifest
-        asked = [given.get(name) for name in EXPLAINED]
+        asked = [given.get(name) for name in names]
         plan = snapshot.remember(check_search, k, *asked)
         began = time.perf_counter()
         selection, filter_us = snapshot.everything, None
@@ -239,11 +247,26 @@ class Explaining(Handle):
             selection = selection_of(snapshot, chosen)
             filter_us = (time.perf_counter() - began) * 1e6
         rows, _ = check_queries(queries, m.full_dim, m.metric, m.transform)
-        return Asked(snapshot, rows, plan, selection, filter_us, _origin(m, how))
+        return Asked(snapshot, rows, plan, selection, filter_us, _origin(m, given))
 
 
-def _origin(manifest: Manifest, how: dict[str, Any]) -> str:
-    """Say where the plan of a search came from."""
-    if how.keys() - {"threads", "effort", "target", "filter"}:
+def _check_names(given: dict[str, Any], names: tuple[str, ...]) -> None:
+    """Raise for an argument that is not among `names`, saying why."""
+    for name in given.keys() - set(names):
+        if name in BUDGETS:
+            raise InvalidTypeError(
+                f"{name}= ends a search early, perhaps before the step in question: "
+                "leave it out here"
+            )
+        if name in OURS["search"]:
+            raise InvalidTypeError(f"{name}= changes no step: leave it out here")
+        check_habits({name: None}, "search")
+
+
+def _origin(manifest: Manifest, given: dict[str, Any]) -> str:
+    """Say where the plan of a search came from: see `options.check_search`."""
+    typed = any(given.get(name) is not None for name in KNOBS)
+    if typed or given["mode"] != "funnel":
         return "as asked"
-    return "a tuned level" if manifest.plan else "the default plan"
+    tuned = manifest.plan and given.get("policy") != "fixed"
+    return "a tuned level" if tuned else "the default plan"

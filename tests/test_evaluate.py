@@ -147,6 +147,36 @@ def test_evaluate__refuses_what_it_cannot_measure(index: Any):
     assert index.evaluate(QUERIES, [{}] * 40).found is None
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"mode": "prefix"}, {"mode": "prefix_ann"}, {"cascade": [(24, 60), (48, 10)]}],
+    ids=str,
+)
+def test_knn_recall__judges_what_was_found_at_full_width(how: dict[str, Any]):
+    # Rows whose own prefix says little: half of what it finds is wrong.
+    rows = np.random.default_rng(5).standard_normal((1_000, 96)).astype(np.float32)
+    queries = near_rows(rows, 20, seed=6, noise=0.5)
+    with FunnelIndex.build(rows, projection="prefix", code_dim=24) as index:
+        exact = index.search(queries, mode="exact").ids
+        found = index.search(queries, **how).ids
+        shared = [len(set(a) & set(b)) for a, b in zip(found, exact, strict=True)]
+        told = index.evaluate(queries, **how).knn_recall
+    assert told == pytest.approx(np.mean(shared) / 10)
+    assert told < 0.9
+
+
+def test_evaluate__takes_budgets(index: Any):
+    how = {"shortlist": 50, "mode": "rerank"}
+    ended = index.evaluate(QUERIES, max_bytes=1, **how)
+    codes = index.evaluate(QUERIES, shortlist=50, mode="prefix_ann")
+    assert ended.knn_recall == codes.knn_recall
+    assert ended.bytes_read < index.evaluate(QUERIES, **how).bytes_read
+    assert "at most 1 bytes" in str(ended)
+    late = index.evaluate(QUERIES, budget_ms=1e6, **how)
+    assert late.knn_recall == index.evaluate(QUERIES, **how).knn_recall
+    assert "at most 1e+06 ms" in str(late)
+
+
 @pytest.mark.parametrize("gain", [float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["d1", "gone"])
 def test_evaluate__refuses_a_relevance_without_end(index: Any, name: str, gain: float):

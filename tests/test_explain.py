@@ -312,6 +312,10 @@ def test_explain__refuses_what_it_cannot_explain(index: Any):
         index.explain(QUERIES)
     with pytest.raises(InvalidTypeError, match="min_score= changes no step"):
         index.explain(QUERIES[0], min_score=0.3)
+    with pytest.raises(InvalidTypeError, match="max_bytes= ends a search early"):
+        index.explain(QUERIES[0], max_bytes=1_000)
+    with pytest.raises(InvalidTypeError, match="budget_ms= ends a search early"):
+        index.loss_by_stage(QUERIES, budget_ms=1)
     with pytest.raises(InvalidTypeError, match="use k="):
         index.explain(QUERIES[0], top_k=3)
     with pytest.raises(InvalidTypeError, match="filter"):
@@ -326,6 +330,16 @@ def test_explain__says_where_the_plan_came_from(tmp_path: Path):
         assert "as asked" in str(index.explain(QUERIES[0], shortlist=50))
         index.tune(QUERIES.repeat(3, axis=0), target_knn_recall=0.5)
         assert "tuned" in str(index.explain(QUERIES[0]))
+        for how, origin in [
+            ({"policy": "adaptive"}, "a tuned level"),
+            ({"policy": "certified"}, "a tuned level"),
+            ({"mode": "funnel"}, "a tuned level"),
+            ({"shortlist": None, "target": 0.5}, "a tuned level"),
+            ({"policy": "fixed"}, "the default plan"),
+            ({"policy": "certified", "shortlist": 50}, "as asked"),
+            ({"mode": "rerank"}, "as asked"),
+        ]:
+            assert index.explain(QUERIES[0], **how).origin == origin
 
 
 def test_loss_by_stage__follows_what_exact_search_finds(index: Any):

@@ -16,10 +16,13 @@ from funnel.adapt.evaluation import Evaluation, Relevance
 from funnel.adapt.explain import Asked, trace_bytes
 from funnel.adapt.explanation import words_of
 from funnel.adapt.goal import Judgements
+from funnel.adapt.replay import prefix_scores
 from funnel.adapt.tune import Z95
 from funnel.adapt.workload import REPEATS, Losses, discounted, workload_of
 from funnel.kernels.types import Floats, Rows
+from funnel.plan import Plan
 from funnel.search import search
+from funnel.snapshot import Snapshot
 
 CALLS = 1_000  # single ones that are timed, at most
 
@@ -43,7 +46,9 @@ def evaluate(
     snapshot, queries, plan, selection = asked[:4]
     k = min(plan.k, selection.rows)
     work = workload_of(snapshot, queries, k, 0, plan.threads, selection)
-    rows, scores, trace, _ = search(snapshot, queries, plan, True, selection)
+    rows, scores, trace, whole = search(snapshot, queries, plan, True, selection)
+    if not whole or _ends_short(plan, snapshot.manifest.full_dim):
+        scores = _full_scores(snapshot, queries, rows)
     recalls = 1 - work.recall_loss(rows, scores)
     judged = [] if judgements is None else _judged(judgements)
     found, exact = (
@@ -58,6 +63,21 @@ def evaluate(
         (float(np.median(single)), float(np.percentile(single, 99))), len(single),
         plan.threads, scored / len(queries), trace_bytes(trace) / len(queries),
     )  # fmt: skip
+
+
+def _ends_short(plan: Plan, full_dim: int) -> bool:
+    """Tell whether a search ends with scores of codes, or of a prefix."""
+    if plan.mode == "exact":
+        return False
+    return plan.cascade is None or plan.cascade[-1].dim < full_dim
+
+
+def _full_scores(snapshot: Snapshot, queries: Floats, rows: Rows) -> Floats:
+    """Return the scores of answers, (q, k), at full width; −inf where there is none."""
+    scores, full = np.full(rows.shape, -np.inf), snapshot.manifest.full_dim
+    for query, some, own in zip(queries, rows, scores, strict=True):
+        own[some >= 0] = prefix_scores(snapshot, query, some[some >= 0], full)
+    return scores.astype(np.float32)
 
 
 def _interval(shares: Losses) -> tuple[float, float]:

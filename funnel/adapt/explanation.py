@@ -32,6 +32,10 @@ def words_of(plan: Plan) -> str:
             for stage in plan.cascade
         ]
         said.append(f"cascade {' > '.join(stages)}")
+    if plan.budget_us is not None:
+        said.append(f"at most {plan.budget_us / 1e3:g} ms")
+    if plan.max_bytes is not None:
+        said.append(f"at most {plan.max_bytes:,} bytes")
     return ", ".join(said)
 
 
@@ -49,7 +53,7 @@ class ShownStep:
         (1 − its score) / (1 − that of the k-th) − 1. Of cosines only; None where the
         k-th is no distance away.
     slack : float or None
-        Where a walk was to end; measured from its (2 k)-th best.
+        Where a walk was to end; measured from its k-th best.
     kth_score, last_score : float or None
         Of the k-th best at this step, and of the last row that went on.
     bytes_read : int
