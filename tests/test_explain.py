@@ -376,3 +376,119 @@ def test_explanations__of_an_empty_index_are_empty(tmp_path: Path):
         assert index.explain(np.ones(16)).steps == ()
         with pytest.raises(InvalidArgumentError, match="no row may be an answer"):
             index.loss_by_stage(np.ones(16))
+
+
+# ---- rows that no code ranks
+
+
+@pytest.fixture(scope="module", params=["cosine", "ip"])
+def loose(request: pytest.FixtureRequest) -> Any:
+    rows = np.random.default_rng(21).standard_normal((1_500, 64)).astype(np.float32)
+    rows[::50, :16] = 0
+    made = FunnelIndex.build(
+        rows[:1_200], projection="prefix", code_dim=16, metric=request.param
+    )
+    made.add(rows[1_200:])
+    made.delete([50])
+    yield made, rows
+    made.close()
+
+
+def near_loose(rows: Any, row: int) -> Any:
+    """Return a query near a row that no code ranks."""
+    rng = np.random.default_rng(row)
+    query = rows[row] + 0.1 * rng.standard_normal(64).astype(np.float32)
+    query[:16] = 0.1 * rng.standard_normal(16)
+    return query
+
+
+LOOSE_HOW: list[dict[str, Any]] = [
+    {}, {"shortlist": 20}, {"mode": "prefix_ann"}, {"mode": "rerank"},
+    {"policy": "certified"}, {"cascade": [(16, 40), (32, 40), (64, 10)]},
+    {"cascade": [(24, 40), (32, 15), (64, 10)], "shortlist": 40},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", LOOSE_HOW, ids=str)
+def test_explain__follows_rows_that_no_code_ranks(
+    loose: tuple[Any, Any], how: dict[str, Any]
+):
+    index, rows = loose
+    for row in (0, 350, 1_450):
+        query = near_loose(rows, row)
+        hits = index.search(query, trace=True, **how)
+        *_, last = index.search_progressive(query, **how)
+        assert last.ids.tolist() == hits.ids.tolist()
+        told = index.explain(query, **how)
+        assert [(s.name, s.rows_in, s.kept) for s in told.steps] == [
+            (s.name, s.rows_in, s.rows_kept) for s in hits.trace
+        ]
+        for rank, one in enumerate(hits.ids.tolist(), 1):
+            found = index.why_not(query, one, **how)
+            assert (found.lost_by, found.rank) == (None, rank)
+        for one in set(range(0, 1_500, 50)) - {50, *hits.ids.tolist()}:
+            assert index.why_not(query, one, **how).lost_by is not None
+
+
+@pytest.mark.parametrize("how", LOOSE_HOW, ids=str)
+def test_loss_by_stage__follows_rows_that_no_code_ranks(
+    loose: tuple[Any, Any], how: dict[str, Any]
+):
+    index, rows = loose
+    queries = np.array([near_loose(rows, row) for row in range(100, 1_500, 50)])
+    exact = index.search(queries, mode="exact").ids
+    found = index.search(queries, **how).ids
+    shared = [len(set(a) & set(b)) for a, b in zip(found, exact, strict=True)]
+    told = index.loss_by_stage(queries, **how)
+    assert told.stages[-1].knn_recall == pytest.approx(np.mean(shared) / 10)
+
+
+# ---- scans
+
+
+@pytest.mark.parametrize("mode", ["exact", "prefix", "blind"])
+def test_why_not__ranks_what_a_scan_lost(loose: tuple[Any, Any], mode: str):
+    index, rows = loose
+    query = rows[7].copy()
+    how = {"mode": mode} if mode != "blind" else {}
+    if mode == "blind":
+        query[:16] = 0
+    ranked = index.search(query, 1_499, **({"mode": "exact"} | how)).ids.tolist()
+    for rank in (1, 10, 11, 300, 1_499):
+        told = index.why_not(query, ranked[rank - 1], **how)
+        assert told.rank == rank
+        if rank <= 10:
+            assert told.lost_by is None
+            continue
+        assert (told.lost_by, told.change) == ("scan", {"k": rank})
+        assert told.score <= told.threshold
+        assert f"rank {rank:,} where it keeps 10" in told.verdict
+        after = index.why_not(query, ranked[rank - 1], **(how | told.change))
+        assert after.lost_by is None
+
+
+def test_why_not__looks_for_the_rank_in_a_scan_so_far_only(
+    loose: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+):
+    index, rows = loose
+    monkeypatch.setattr("funnel.adapt.explain.DEEPEST", 100)
+    last = index.search(rows[7], 1_499, mode="exact").ids.tolist()[-1]
+    told = index.why_not(rows[7], last, mode="exact")
+    assert (told.lost_by, told.rank, told.change) == ("scan", None, {})
+    assert "not among the 100 best" in told.verdict
+
+
+def test_explain__follows_a_query_of_zeros():
+    with FunnelIndex.build(ROWS, projection="prefix", code_dim=30, metric="ip") as one:
+        query = np.zeros(120, np.float32)
+        assert [s.name for s in one.explain(query).steps] == ["scan"]
+        (shown,) = one.search_progressive(query)
+        assert shown.ids.tolist() == one.search(query).ids.tolist()
+
+
+def test_explain__counts_the_pages_of_the_rows_that_bounds_scored():
+    rows = turned_rows(4_000, 1_024, seed=8, rank=24)  # a page each
+    with FunnelIndex.build(rows, projection="pca", code_dim=64) as one:
+        told = one.explain(rows[5], policy="certified").steps[-1]
+    assert told.rows_in < 150
+    assert told.rows_in <= told.pages <= 3 * told.rows_in

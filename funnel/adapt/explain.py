@@ -15,7 +15,15 @@ import numpy as np
 from funnel.adapt.explanation import Explanation, ShownStep, WhyNot, words_of
 from funnel.adapt.floor import bytes_per_us, floor_us
 from funnel.adapt.pages import rerank_pages, scan_pages, walk_pages
-from funnel.adapt.replay import Step, prefix_scores, replayed, walked
+from funnel.adapt.replay import (
+    Step,
+    prefix_scores,
+    replayed,
+    run,
+    scanned,
+    uncut,
+    walked,
+)
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
@@ -24,6 +32,7 @@ from funnel.selection import Selection
 from funnel.snapshot import Snapshot
 
 DEEPEST = 20_000  # ranks by codes that are looked for
+DEEPER = 4  # times as many answers, until a scan's is found
 LOOSER = (2, 4, 8)  # times the slack that ended a walk, before it is done without
 Ranks = dict[int, tuple[int, float]]
 
@@ -93,15 +102,15 @@ def trace_bytes(trace: Trace) -> int:
 def _shown(asked: Asked, one: TraceStage, step: Step, pages: int) -> ShownStep:
     """Return a step as it is shown: traced, and with the scores of its replay."""
     k = min(asked.plan.k, asked.selection.rows)
-    away = None
-    if asked.snapshot.manifest.metric == "cosine":
+    away, some = None, len(step.rows) > 0
+    if asked.snapshot.manifest.metric == "cosine" and some:
         away = step.times_kth(step.threshold, k)
     return ShownStep(
         one.name, one.dim, one.rows_in, one.rows_kept,
         None if away is None else away - 1,
         asked.plan.slack if one.name == "walk" else None,
-        step.score_at(k), step.threshold, one.bytes_read, pages, one.time_us,
-        floor_us(one.bytes_read),
+        step.score_at(k) if some else None, step.threshold if some else None,
+        one.bytes_read, pages, one.time_us, floor_us(one.bytes_read),
     )  # fmt: skip
 
 
@@ -109,7 +118,10 @@ def _pages(asked: Asked, one: TraceStage, step: Step, read: int) -> int:
     """Return the pages that a step touches; `read` dims were read before."""
     snapshot, query, plan, selection = asked[:4]
     if one.name == "rerank":
-        return rerank_pages(snapshot, step.rows, read, one.dim)
+        rows = step.rows
+        if plan.certified:  # those that it scored
+            rows, _ = run(snapshot, query, plan, selection, len(rows))
+        return rerank_pages(snapshot, rows, read, one.dim)
     if one.name == "cut":
         return 0
     if step.name == "scan":
@@ -143,15 +155,38 @@ def why_not(asked: Asked, row: int, identifier: object) -> WhyNot:
     if row not in asked.selection:
         return WhyNot(identifier, "filter", "left out by the filter", at=at)
     for step in steps:
-        rank = step.rank_of(row)
-        if rank is None:
-            return replace(_unreached(asked, row, identifier, step), at=at)
-        if rank > step.keep:
-            return replace(_lost(asked, identifier, step, rank), at=at)
+        if row not in step.kept:
+            return replace(_missed(asked, row, identifier, step), at=at)
     rank, score = steps[-1].rank_of(row), steps[-1].threshold
     verdict = f"it is a hit: rank {rank} of {asked.plan.k}"
     own = steps[-1].score_at(rank or 1)
     return WhyNot(identifier, None, verdict, rank, own, score, at=at)
+
+
+def _missed(asked: Asked, row: int, identifier: object, step: Step) -> WhyNot:
+    """Say why a step did not let a row go on."""
+    if step.name == "scan":
+        step = _deeper(asked, row, step)
+    rank = step.rank_of(row)
+    if rank is not None:
+        return _lost(asked, identifier, step, rank)
+    if step.name != "scan":
+        return _unreached(asked, row, identifier, step)
+    verdict = (
+        f"lost by the scan at {step.dim} dims: not among the {len(step.rows):,} best"
+    )
+    return WhyNot(identifier, "scan", verdict, threshold=step.threshold)
+
+
+def _deeper(asked: Asked, row: int, step: Step) -> Step:
+    """Return a scan of more answers, until a row is one or they are `DEEPEST`."""
+    mode = "prefix" if asked.plan.mode == "prefix" else "exact"
+    most = min(asked.selection.rows, DEEPEST)
+    while row not in step.rows and len(step.rows) < most:
+        plan = replace(asked.plan, mode=mode, k=min(DEEPER * len(step.rows), most))
+        found = scanned(asked.snapshot, asked.queries, plan, asked.selection)
+        step = replace(step, rows=found[0], scores=found[1])
+    return step
 
 
 def _lost(asked: Asked, identifier: object, step: Step, rank: int) -> WhyNot:
@@ -238,10 +273,8 @@ def _longer_walk(asked: Asked, row: int, listed: int) -> dict[str, float]:
 
 
 def _longer(plan: Plan, listed: int, ef: int) -> Plan:
-    """Return the plan of a walk alone, with another list and without a slack."""
-    return replace(
-        plan, mode="prefix_ann", shortlist=listed, ef=ef, cascade=None, slack=None
-    )
+    """Return a plan of another list, all of it reranked, and without a slack."""
+    return replace(uncut(plan), shortlist=listed, ef=ef, slack=None)
 
 
 def _ranks(asked: Asked, row: int, steps: list[Step]) -> Ranks:
@@ -250,7 +283,7 @@ def _ranks(asked: Asked, row: int, steps: list[Step]) -> Ranks:
     Among what the search retrieved, and the row itself.
     """
     snapshot, query = asked.snapshot, asked.queries[0]
-    rows = np.union1d(steps[0].rows if steps else [], [row]).astype(np.int64)
+    rows = np.union1d(steps[0].received if steps else [], [row]).astype(np.int64)
     place, found = int(np.searchsorted(rows, row)), {}
     for dim in snapshot.manifest.dims:
         scores = prefix_scores(snapshot, query, rows, dim)

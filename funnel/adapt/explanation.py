@@ -167,7 +167,8 @@ class WhyNot(Shown):
         In words.
     rank : int or None
         Among what that step scored, from 1; of a row that the walk did not hand on,
-        among all rows by their codes; None if it is not among the best 20,000.
+        among all rows by their codes; None if it is not among the best 20,000 of these
+        or of a scan.
     score, threshold : float or None
         Of the row, and of the last row that went on.
     margin, margin_kept : float or None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funnel.adapt.replay import is_blind, walked
+from funnel.adapt.replay import is_blind, loose_rows, walked
 from funnel.kernels import funnel as f
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
@@ -40,17 +40,18 @@ def progressive(
     query : (1, d) float32
         Checked and transformed.
     """
-    stages = list(plan.cascade or ())
-    if plan.mode in ("exact", "prefix") or not stages or is_blind(snapshot, query):
+    plan = replace(plan, k=min(plan.k, selection.rows))
+    scans = plan.mode in ("exact", "prefix") or plan.cascade is None
+    if scans or not plan.k or is_blind(snapshot, query):
         found = search(snapshot, query, plan, False, selection)
         yield Shown(found.rows, found.scores, True)
         return
     rows, scores = walked(snapshot, query, plan, selection)
-    if stages[0].space == "codes":
-        rows, scores = rows[: stages[0].keep], scores[: stages[0].keep]
-    k = min(plan.k, selection.rows)
-    yield Shown(rows[None, :k], scores[None, :k].astype(np.float32), not len(rows))
+    best = scores[None, : plan.k].astype(np.float32)
+    yield Shown(rows[None, : plan.k], best, not len(rows))
     if len(rows):
+        loose = np.isin(rows, loose_rows(snapshot, selection))
+        rows = np.concatenate([rows[~loose], rows[loose]])  # as the walk hands them on
         yield from _stages(snapshot, query, plan, selection, rows)
 
 

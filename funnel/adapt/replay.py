@@ -8,12 +8,12 @@ c = candidates, d = full dims.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from funnel.cascade import Stage
+from funnel.cascade import Cascade, Stage
 from funnel.exact import scan
 from funnel.kernels import funnel as f
 from funnel.kernels.types import TINY, Floats, Rows
@@ -39,6 +39,8 @@ class Step:
         How many of the best go on.
     rows, scores : (c,) int64, (c,) float64
         By a walk those that it handed on, not all that it met.
+    loose : int64
+        Rows that go on beside the best: no code can rank them.
     """
 
     name: str
@@ -46,6 +48,17 @@ class Step:
     keep: int
     rows: Rows
     scores: Scores
+    loose: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def received(self) -> Rows:
+        """All rows that came to this step."""
+        return np.concatenate([self.rows, self.loose])
+
+    @property
+    def kept(self) -> Rows:
+        """Rows that go on."""
+        return np.concatenate([self.rows[: self.keep], self.loose])
 
     def score_at(self, rank: int) -> float:
         """Return the score of a rank, from 1, or of the last row that was scored."""
@@ -76,6 +89,8 @@ def replayed(
 ) -> list[Step]:
     """Return the steps of a search; none where no row may be an answer.
 
+    Stages that a search does not run, as they would pass on all, are no steps.
+
     Parameters
     ----------
     query : (1, d) float32
@@ -92,17 +107,44 @@ def replayed(
     if plan.mode == "exact" or (stages and is_blind(snapshot, query)):
         found = scanned(snapshot, query, replace(plan, mode="exact"), selection)
         return [Step("scan", m.full_dim, plan.k, *found)]
+    steps = _walk_steps(snapshot, query, plan, selection)
+    ran = set(lay_out(m, plan).stages[0].tolist())
+    for stage in stages:
+        if stage.space != "codes" and stage.dim in ran:
+            steps.append(_rescored(snapshot, query[0], steps[-1], stage))
+    return steps
+
+
+def _walk_steps(
+    snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection
+) -> list[Step]:
+    """Return the steps before a rerank: a walk, and perhaps the cut of its list."""
+    width, stages = snapshot.manifest.code_dim, list(plan.cascade or ())
     listed = min(plan.shortlist, selection.rows)
     rows, scores = walked(snapshot, query, plan, selection)
-    steps = [Step("walk", m.code_dim, listed, rows, scores)]
     if not stages:
-        return [replace(steps[0], keep=plan.k)]
-    if stages[0].space == "codes":
-        cut = stages.pop(0)
-        steps.append(Step("cut", cut.dim, min(cut.keep, listed), rows, scores))
-    for stage in stages:
-        steps.append(_rescored(snapshot, query[0], steps[-1], stage))
-    return steps
+        return [Step("walk", width, plan.k, rows, scores)]
+    loose = loose_rows(snapshot, selection)
+    coded = ~np.isin(rows, loose)
+    rows, scores = rows[coded], scores[coded]
+    if stages[0].space != "codes":
+        return [Step("walk", width, listed, rows, scores, loose)]
+    # What the cut drops; what goes on comes first, though several segments be walked
+    # a little further where nothing is cut.
+    more, their = walked(snapshot, query, uncut(plan), selection)
+    dropped = ~np.isin(more, np.concatenate([rows, loose]))
+    best = np.concatenate([rows, more[dropped]])[:listed]
+    scores = np.concatenate([scores, their[dropped]])[:listed]
+    return [
+        Step("walk", width, listed, best, scores, loose),
+        Step("cut", width, min(stages[0].keep, listed), best, scores, loose),
+    ]
+
+
+def uncut(plan: Plan) -> Plan:
+    """Return a plan without the cut by codes: its whole shortlist is reranked."""
+    stages = [stage for stage in plan.cascade or () if stage.space != "codes"]
+    return replace(plan, cascade=Cascade(stages) if stages else None)
 
 
 def is_blind(snapshot: Snapshot, query: Floats) -> bool:
@@ -111,7 +153,7 @@ def is_blind(snapshot: Snapshot, query: Floats) -> bool:
     short = wanted[: m.code_dim]
     if m.projection == "pca":
         short = snapshot.axes[: m.code_dim] @ wanted
-    return bool(np.linalg.norm(short) < f.LOOSE * np.linalg.norm(wanted))
+    return bool(np.linalg.norm(short) <= f.LOOSE * np.linalg.norm(wanted))
 
 
 def scanned(
@@ -125,22 +167,47 @@ def scanned(
 def walked(
     snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection
 ) -> tuple[Rows, Scores]:
-    """Walk as a search does; return its shortlist, by codes, best first.
+    """Walk as a search does; return what it would rerank, by codes, best first.
 
-    `k` stays that of the search: the end by slack hangs on it.
+    The best rows, as many as the plan's cut leaves, and all loose ones, which score 0.
     """
-    layout = lay_out(snapshot.manifest, replace(plan, cascade=None, certified=False))
-    listed = min(plan.shortlist, selection.rows)
-    rows, scores = np.empty((1, listed), np.int64), np.empty((1, listed), np.float32)
+    count = plan.shortlist + len(loose_rows(snapshot, selection))
+    return run(snapshot, query, plan, selection, min(count, selection.rows), 0)
+
+
+def run(
+    snapshot: Snapshot, query: Floats, plan: Plan, selection: Selection, count: int,
+    max_bytes: int = -1,
+) -> tuple[Rows, Scores]:  # fmt: skip
+    """Search one query; return the `count` best rows that come out of the last step.
+
+    `k` stays that of the search: the end by slack hangs on it, and the end of a rerank
+    by bounds. With no bytes allowed the first rerank is not run; −1 allows any.
+    """
+    layout = lay_out(snapshot.manifest, plan)
+    knobs = layout.knobs.copy()
+    knobs[f.MAX_BYTES] = max_bytes
+    rows, scores = np.empty((1, count), np.int64), np.empty((1, count), np.float32)
+    trace = np.zeros((len(layout.steps), 4), np.int64)
     memory = (selection.table, snapshot.starts, snapshot.like)
     visited = snapshot.borrow_scratch()
     f.search_many(
-        query, snapshot.coded_axes, memory, layout.stages, layout.knobs,
-        layout.scales, visited,
-        (rows, scores, np.zeros((1, 4), np.int64), np.ones(1, np.bool_)),
+        query, snapshot.coded_axes, memory, layout.stages, knobs, layout.scales,
+        visited, (rows, scores, trace, np.ones(1, np.bool_)),
     )  # fmt: skip
     snapshot.return_scratch(visited)
     return _found(rows[0], scores[0])
+
+
+def loose_rows(snapshot: Snapshot, selection: Selection) -> Rows:
+    """Return the rows that may be answers of which the projection says nothing."""
+    found = [np.empty(0, np.int64)]
+    for first, segment, flags in zip(
+        snapshot.firsts[:-1], snapshot.segments, selection.flags, strict=True
+    ):
+        own = segment.loose[(segment.loose >= 0) & (segment.loose < segment.rows)]
+        found.append(first + (own if flags is None else own[flags[own] > 0]))
+    return np.concatenate(found)
 
 
 def _found(rows: Rows, scores: Floats) -> tuple[Rows, Scores]:
@@ -168,7 +235,7 @@ def prefix_scores(snapshot: Snapshot, query: Floats, rows: Rows, dim: int) -> Sc
 
 def _rescored(snapshot: Snapshot, query: Floats, before: Step, stage: Stage) -> Step:
     """Score what a step kept at a longer prefix, and sort."""
-    rows = before.rows[: before.keep]
+    rows = before.kept
     scores = prefix_scores(snapshot, query, rows, stage.dim)
     order = np.argsort(-scores, kind="stable")
     return Step("rerank", stage.dim, stage.keep, rows[order], scores[order])

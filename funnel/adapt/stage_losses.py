@@ -124,13 +124,13 @@ def _left(
     held: dict[int, float] | None,
 ) -> list[tuple[float, float]]:  # fmt: skip
     """Return, after each step, the shares of exact search's recall and DCG."""
-    rows = steps[0].rows
+    rows = steps[0].received
     scores = _full_scores(snapshot, work.queries[0], rows)
     best = rows[np.argsort(-scores, kind="stable")]
     good = rows[scores >= work.enough[0]]
     found = []
     for step in steps:
-        kept = step.rows[: step.keep]
+        kept = step.kept
         recall = min(1.0, np.isin(kept, good).sum() / work.k)
         ndcg = 1.0
         if held is not None:
