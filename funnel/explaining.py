@@ -6,7 +6,8 @@ A façade, as `handle.py` is: the work is in `adapt/`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from funnel.adapt.evaluate import evaluate
@@ -21,8 +22,10 @@ from funnel.errors import DimensionError, InvalidArgumentError, InvalidTypeError
 from funnel.filters import is_mask, selection_of
 from funnel.handle import Handle
 from funnel.options import OURS, check_habits, check_search
+from funnel.plan import Plan
 from funnel.reading import find_rows
 from funnel.results import Hits
+from funnel.snapshot import Snapshot
 from funnel.store.manifest import Manifest
 from funnel.vectors import check_queries
 
@@ -239,15 +242,36 @@ class Explaining(Handle):
         masked = chosen is not None and is_mask(chosen)
         snapshot = self._shown() if masked else self._snapshot()
         m = snapshot.manifest
-        asked = [given.get(name) for name in names]
-        plan = snapshot.remember(check_search, k, *asked)
+        again = partial(_planned, snapshot, k, given, names)
+        plan = again({})
         began = time.perf_counter()
         selection, filter_us = snapshot.everything, None
         if chosen is not None:
             selection = selection_of(snapshot, chosen)
             filter_us = (time.perf_counter() - began) * 1e6
         rows, _ = check_queries(queries, m.full_dim, m.metric, m.transform)
-        return Asked(snapshot, rows, plan, selection, filter_us, _origin(m, given))
+        origin = _origin(m, given)
+        return Asked(snapshot, rows, plan, selection, filter_us, origin, again)
+
+
+def _planned(
+    snapshot: Snapshot, k: int, given: dict[str, Any], names: tuple[str, ...],
+    change: Mapping[str, Any],
+) -> Plan:  # fmt: skip
+    """Return the plan of a search, some of whose arguments are others.
+
+    A knob takes the place of what stands for all of them.
+    """
+    asked = {"k": k, **given, **change}
+    if change.keys() & set(KNOBS):
+        whole = {"effort", "target"}
+        if given.get("policy") == "adaptive":
+            whole.add("policy")
+        asked = {name: value for name, value in asked.items() if name not in whole}
+    plan: Plan = snapshot.remember(
+        check_search, asked["k"], *[asked.get(name) for name in names]
+    )
+    return plan
 
 
 def _check_names(given: dict[str, Any], names: tuple[str, ...]) -> None:

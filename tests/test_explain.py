@@ -492,3 +492,56 @@ def test_explain__counts_the_pages_of_the_rows_that_bounds_scored():
         told = one.explain(rows[5], policy="certified").steps[-1]
     assert told.rows_in < 150
     assert told.rows_in <= told.pages <= 3 * told.rows_in
+
+
+# ---- what would keep a row
+
+
+@pytest.fixture(scope="module", params=["cosine", "ip"])
+def tuned(request: pytest.FixtureRequest) -> Any:
+    rows = turned_rows(1_800, 64, seed=6, rank=30)
+    made = FunnelIndex.build(
+        rows, projection="pca", code_dim=16, metric=request.param, M=4
+    )
+    made.tune(near_rows(rows, 60, seed=2, noise=0.3), target_knn_recall=0.8)
+    yield made, near_rows(rows, 6, seed=7, noise=0.3)
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {}, {"mode": "rerank"}, {"mode": "prefix_ann"}, {"effort": 0.1},
+        {"mode": "prefix_ann", "shortlist": 30}, {"policy": "adaptive"},
+        {"policy": "certified"}, {"ef_search": 300}, {"mode": "rerank", "slack": 0.05},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_why_not__names_what_keeps_a_row(tuned: tuple[Any, Any], how: dict[str, Any]):
+    index, queries = tuned
+    if index.metric == "ip" and "slack" in how:
+        how = {"mode": "rerank"}
+    lost = 0
+    for query in queries:
+        for one in index.search(query, 150, mode="exact").ids.tolist()[5::16]:
+            told = index.why_not(query, one, **how)
+            if told.lost_by is None or "keep" in told.change:
+                continue
+            lost += 1
+            assert told.change
+            given = {} if "effort" in how or "adaptive" in how.values() else how
+            given = how if told.change.keys() == {"k"} else given
+            after = index.why_not(query, one, **(given | told.change))
+            if "k" in told.change:
+                assert after.lost_by is None
+            else:
+                assert after.lost_by != "walk"
+    assert lost > 5
+
+
+def test_progressive__keeps_the_order_of_copies_in_several_segments():
+    with FunnelIndex.build(ROWS[:1_500], projection="pca", code_dim=30) as one:
+        one.add(np.concatenate([ROWS[1_500:], ROWS[:300]]))
+        for query in near_rows(ROWS[:300], 60, seed=3, noise=0.05):
+            *_, last = one.search_progressive(query)
+            assert last.ids.tolist() == one.search(query).ids.tolist()

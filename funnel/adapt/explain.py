@@ -7,8 +7,9 @@ Called by `FunnelIndex.explain` and `.why_not`; the search itself is replayed by
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from funnel.adapt.replay import (
     uncut,
     walked,
 )
+from funnel.errors import FunnelError
 from funnel.kernels.types import Floats
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
@@ -33,7 +35,8 @@ from funnel.snapshot import Snapshot
 
 DEEPEST = 20_000  # ranks by codes that are looked for
 DEEPER = 4  # times as many answers, until a scan's is found
-LOOSER = (2, 4, 8)  # times the slack that ended a walk, before it is done without
+TIGHTEST, LOOSEST = 0.01, 100  # slacks that are tried, each twice the one before
+TRIES = 16  # numbers of answers
 Ranks = dict[int, tuple[int, float]]
 
 
@@ -52,6 +55,8 @@ class Asked(NamedTuple):
         What it took to select them; None without a filter.
     origin : str
         Where the plan came from.
+    again : callable
+        Some of the search's arguments → the plan if they were others.
     """
 
     snapshot: Snapshot
@@ -60,13 +65,21 @@ class Asked(NamedTuple):
     selection: Selection
     filter_us: float | None
     origin: str
+    again: Callable[[Mapping[str, Any]], Plan]
 
     def replayed(self, plan: Plan | None = None) -> list[Step]:
         """Return the steps of the search, or of one by another plan."""
         return replayed(self.snapshot, self.queries, plan or self.plan, self.selection)
 
-    def reaches(self, row: int, plan: Plan) -> bool:
-        """Tell whether the walk of a plan hands a row on."""
+    def reaches(self, row: int, change: Mapping[str, Any]) -> bool:
+        """Tell whether the walk hands a row on, where some arguments are others."""
+        try:
+            plan = uncut(self.again(change))
+        except FunnelError:  # of others that were given
+            return False
+        plan = replace(plan, k=min(plan.k, self.selection.rows))
+        if plan.mode == "exact":
+            return True
         rows, _ = walked(self.snapshot, self.queries, plan, self.selection)
         return row in rows
 
@@ -195,6 +208,8 @@ def _lost(asked: Asked, identifier: object, step: Step, rank: int) -> WhyNot:
     change: dict[str, float] = {"keep": rank, "dim": step.dim}
     if step.keep == plan.k or step.name == "scan":
         change = {"k": rank}
+        if step.name != "scan":
+            change = _more_answers(asked, int(step.rows[rank - 1]), rank)
     margins, said = _margins(asked, step, score)
     verdict = (
         f"lost by the {step.name} at {step.dim} dims: rank {rank:,} where it keeps "
@@ -225,7 +240,8 @@ def _margins(
 def _unreached(asked: Asked, row: int, identifier: object, step: Step) -> WhyNot:
     """Say of a row that a walk did not hand on whether it met it."""
     plan, deep = asked.plan, min(asked.selection.rows, DEEPEST)
-    all_copies = replace(_longer(plan, deep, deep), k=deep)
+    listed = min(plan.shortlist, asked.selection.rows)
+    all_copies = replace(uncut(plan), k=deep, shortlist=deep, ef=deep, slack=None)
     rows, scores = walked(asked.snapshot, asked.queries, all_copies, asked.selection)
     found = np.flatnonzero(rows == row)
     lost = f"lost by the walk at {step.dim} dims: "
@@ -234,12 +250,15 @@ def _unreached(asked: Asked, row: int, identifier: object, step: Step) -> WhyNot
         return WhyNot(identifier, "walk", verdict, threshold=step.threshold)
     rank, score = int(found[0]) + 1, float(scores[found[0]])
     margins, _ = _margins(asked, step, score)
-    change = _longer_walk(asked, row, max(rank, step.keep))
+    if plan.cascade is None:
+        change = _more_answers(asked, row, rank)
+    else:
+        change = _longer_walk(asked, row, max(rank, listed))
     verdict = (
         f"{lost}{rank - 1:,} rows are nearer by their codes, and its shortlist is "
-        f"{step.keep:,}"
+        f"{listed:,}"
     )
-    if rank <= step.keep:
+    if rank <= listed:
         ended = f"its list of {plan.ef:,} ended before"
         if plan.slack is not None:
             ended = f"it ended at slack {plan.slack:g}, or its list of {plan.ef:,} did"
@@ -260,21 +279,36 @@ def _longer_walk(asked: Asked, row: int, listed: int) -> dict[str, float]:
     """Return the arguments that reach a row: a shortlist, more slack, a longer list."""
     plan, most = asked.plan, asked.snapshot.manifest.rows
     change: dict[str, float] = {"shortlist": listed} if listed > plan.shortlist else {}
-    ef = max(plan.ef, listed)
-    for slack in [] if plan.slack is None else [times * plan.slack for times in LOOSER]:
-        if asked.reaches(row, replace(_longer(plan, listed, ef), slack=slack)):
-            return {**change, "slack": slack}
-    while not asked.reaches(row, _longer(plan, listed, ef)):
-        if ef == most:
-            return {}
+    tries, slack, ef = [change] if change else [], plan.slack, max(plan.ef, listed)
+    while slack is not None and slack < LOOSEST:
+        slack = max(TIGHTEST, 2 * slack)
+        tries.append(change | {"slack": slack})
+    while ef < most:
         ef = min(2 * ef, most)
-        change["ef_search"] = ef
-    return change
+        tries.append({**(tries[-1] if tries else {}), "ef_search": ef})
+    return next((one for one in tries if asked.reaches(row, one)), {})
 
 
-def _longer(plan: Plan, listed: int, ef: int) -> Plan:
-    """Return a plan of another list, all of it reranked, and without a slack."""
-    return replace(uncut(plan), shortlist=listed, ef=ef, slack=None)
+def _more_answers(asked: Asked, row: int, rank: int) -> dict[str, float]:
+    """Return how many answers to ask for, so that a row is one.
+
+    More than its rank, where more answers lengthen the lists that lead to them.
+    """
+    k, limited = rank, asked.plan.mode == "prefix_ann"
+    for _ in range(TRIES):
+        change: dict[str, float] = {"k": k}
+        try:
+            plan = asked.again(change)
+        except FunnelError:  # of a shortlist or a cascade that was given
+            if not limited:
+                break
+            change["shortlist"] = k
+            plan = asked.again(change)
+        last = asked.replayed(plan)[-1]
+        if row in last.kept:
+            return change
+        k = max(k + 1, last.rank_of(row) or 2 * k)
+    return {"k": rank}
 
 
 def _ranks(asked: Asked, row: int, steps: list[Step]) -> Ranks:

@@ -175,8 +175,10 @@ class WhyNot(Shown):
         How many times as far from the query as the k-th best they are, by 1 − cosine:
         (1 − score) / (1 − k-th score).
     change : dict
-        The least that keeps it there: an argument of `search`, or ``keep`` of the stage
-        at ``dim``. Empty where nothing is known to.
+        What keeps it there: an argument of `search`, or ``keep`` of the stage at
+        ``dim``. A knob stands in the place of `effort`, `target` and
+        ``policy="adaptive"``; a `k` wants as many of a cascade that was given. Empty
+        where nothing is known to.
     at : dict of int to (int, float)
         Dims → rank and score among what was retrieved.
     """

@@ -50,9 +50,19 @@ def progressive(
     best = scores[None, : plan.k].astype(np.float32)
     yield Shown(rows[None, : plan.k], best, not len(rows))
     if len(rows):
-        loose = np.isin(rows, loose_rows(snapshot, selection))
-        rows = np.concatenate([rows[~loose], rows[loose]])  # as the walk hands them on
-        yield from _stages(snapshot, query, plan, selection, rows)
+        yield from _stages(
+            snapshot, query, plan, selection, _as_handed_on(snapshot, selection, rows)
+        )
+
+
+def _as_handed_on(snapshot: Snapshot, selection: Selection, rows: Rows) -> Rows:
+    """Put rows in the order that a walk hands them on: rows that tie keep it.
+
+    By segment, and loose ones last.
+    """
+    loose = np.isin(rows, loose_rows(snapshot, selection))
+    owners = np.searchsorted(snapshot.firsts, rows, side="right")
+    return rows[np.lexsort((owners, loose))]
 
 
 def _stages(
