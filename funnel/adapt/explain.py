@@ -259,20 +259,30 @@ def _unreached(asked: Asked, row: int, identifier: object, step: Step) -> WhyNot
         f"{listed:,}"
     )
     if rank <= listed:
-        ended = f"its list of {plan.ef:,} ended before"
-        if plan.slack is not None:
-            ended = f"it ended at slack {plan.slack:g}, or its list of {plan.ef:,} did"
-        if not change:
-            ended = f"{plan.k:,} rows that equal it were enough"
         verdict = (
             f"never reached by the walk, though only {rank - 1:,} rows are nearer by "
-            f"their codes: {ended}"
+            f"their codes: {_ended(plan, bool(change))}"
         )
     if None not in margins:
         verdict += f"; margin {margins[0]:.4g} of {margins[1]:.4g}"
     return WhyNot(
         identifier, "walk", verdict, rank, score, step.threshold, *margins, change
     )
+
+
+def _ended(plan: Plan, known: bool) -> str:
+    """Say why a walk did not reach a row near by its codes.
+
+    Parameters
+    ----------
+    known : bool
+        Something is known to reach it.
+    """
+    if not known:
+        return f"{plan.k:,} rows that equal it were enough"
+    if plan.slack is not None:
+        return f"it ended at slack {plan.slack:g}, or its list of {plan.ef:,} did"
+    return f"its list of {plan.ef:,} ended before"
 
 
 def _longer_walk(asked: Asked, row: int, listed: int) -> dict[str, float]:
