@@ -35,7 +35,10 @@ def test_benchmark__judges_queries_that_tuning_never_saw(found: Any):
     assert (record["queries"], record["tuning_queries"]) == (120, 120)
     assert [one["target"] for one in record["tuned"]] == [0.95, 0.99]
     for one in record["tuned"]:
-        assert one["over_target"] == pytest.approx(one["knn_recall"] - one["target"])
+        assert one["over_target"] == pytest.approx(
+            one["knn_recall"] - one["target"],
+            abs=1e-5,  # as it was rounded
+        )
     assert 0.9 < record["untuned"]["ndcg"] <= 1.1
 
 
