@@ -140,7 +140,8 @@ def replays(
         yield found.loss(keep), found.knobs._replace(shortlist=keep + extra, us=us)
         for dim in found.prefixes:
             for left in keeps:
-                spent = keep * prices[dim] + left * prices[full] * (1 - dim / full)
+                # What is left is read by lines elsewhere: as dear as from the start.
+                spent = keep * prices[dim] + left * prices[full]
                 if WORTH * left > keep or spent > keep * prices[full]:
                     break
                 knobs = found.knobs._replace(
