@@ -20,7 +20,7 @@ from funnel.cascade import Cascade, Stage
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 
-KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 25)  # times k
+KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 25)  # times k
 WORTH = 1.5  # times fewer rows: a stage that spares less is not worth its overhead
 TIMED = 4  # times k: shortlist of a timed walk
 PRICED = 8  # times k: rows that tell what one takes

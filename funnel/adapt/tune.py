@@ -11,7 +11,7 @@ q = queries, l = levels, c = candidates of a walk.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,8 @@ from funnel.plan import Plan
 from funnel.progress import Progress
 from funnel.store.tuned import Level, Tuned
 
-WALKED, TIMED = 500, 300  # queries at most that settings are chosen and timed by
+WALKED = 500  # queries at most that settings are chosen by
+TIMED = 1_000  # that they are timed by: a few would find their rows in the caches
 EXACT_QUERIES = 100  # that tell what a scan takes
 Z95 = 1.96
 EFS = (1, 1.4, 2, 2.8, 4, 5.6, 8, 11, 16, 22, 32, 64)  # times k
@@ -53,14 +54,21 @@ def plan_of(level: Knobs | Level, k: int, full_dim: int, threads: int = 1) -> Pl
     return Plan("funnel", k, level.shortlist, level.ef, cascade, threads, level.slack)
 
 
-def candidates(work: Workload, progress: Progress) -> list[Knobs]:
+def candidates(
+    work: Workload, prices: Mapping[int, float], progress: Progress
+) -> list[Knobs]:
     """Return settings that no other beats, by what walks on some queries found.
 
     A walk's own order, and the scores of what it found at a longer prefix, say what
     each shorter shortlist and each stage between would hold: none is searched.
+
+    Parameters
+    ----------
+    prices : mapping of int to float
+        Dim → µs to rerank a row, the full width last.
     """
     found: list[tuple[float, Knobs]] = []
-    settings, prices = list(_walks(work)), row_prices(work)
+    settings = list(_walks(work))
     with progress.step("walking", len(settings)) as advance:
         for ef, slack in settings:
             found += list(replays(walked(work, ef, slack, list(prices)), prices))
@@ -105,13 +113,13 @@ def measured(
     Returns
     -------
     settings : list of Knobs
-        By time, as the queries of `half` took it.
+        By time; those that lose less of `half` than all that are faster.
     losses : (q, l) float64
         Of all queries.
     """
     k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
     plans = [plan_of(knobs, k, full_dim) for knobs in settings]
-    timing, rounds = work.part(slice(half.start, min(half.stop, TIMED))), []
+    timing, rounds = work.part(slice(0, TIMED)), []
     with progress.step("searching", (1 + REPEATS) * len(plans)) as advance:
         losses = [_counted(measure(*work.run(plan)), advance) for plan in plans]
         for _ in range(REPEATS):  # in turn: what disturbs one of them disturbs all
@@ -157,7 +165,9 @@ def tune(
         measures["ndcg"] = dcg_losses(work.truth, gains, work.k)
     half = len(work.queries) // 2
     first, second = slice(0, half), slice(half, None)
-    settings = candidates(work.part(slice(0, min(half, WALKED))), progress)
+    prices = row_prices(work.part(slice(0, TIMED)))
+    some = work.part(slice(0, min(half, WALKED)))
+    settings = candidates(some, prices, progress)
     settings, losses = measured(work, settings, measures[goal.measure], first, progress)
     held_out = monotone(losses[second])
     k, full_dim = work.k + work.extra, work.snapshot.manifest.full_dim
