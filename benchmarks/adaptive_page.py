@@ -124,14 +124,24 @@ def verdicts(records: list[Record]) -> Table:
             name = f"target {one['target']} met, at most .01 over"
             said = f"{over:+.4f} ± {around:.4f}"
             rows.append([found["dataset"], name, said, _holds(good)])
-        best = found["tuned"][-1]
-        if best["ndcg"] is not None and found["rows"] >= LARGE:
-            times = found["exact_single_us"] / best["single_p50_us"]
-            good = times >= WIDE and best["ndcg"] >= NEAR
-            said = f"{times:.0f}×, {best['ndcg']:.4f}"
-            rows.append([found["dataset"], f"single calls ≥ {WIDE}× exact, ndcg within "
-                         ".5 %", said, _holds(good)])  # fmt: skip
+        rows += _wide(found) if found["rows"] >= LARGE else []
     return Table("Aimed at", ["data", "target", "seen", ""], rows)
+
+
+def _wide(found: Record) -> list[list[str]]:
+    """Return how far the fastest search that ranks nearly as exact is ahead of it."""
+    near = [
+        one
+        for one in [found["untuned"], *found["tuned"]]
+        if one["ndcg"] is not None and one["ndcg"] >= NEAR
+    ]
+    if not near:
+        return []
+    best = min(near, key=lambda one: float(one["single_p50_us"]))
+    times = found["exact_single_us"] / best["single_p50_us"]
+    name = f"ndcg within .5 % of exact, single calls ≥ {WIDE}× as fast"
+    said = f"{times:,.0f}×, {best['ndcg']:.4f}"
+    return [[found["dataset"], name, said, _holds(times >= WIDE)]]
 
 
 def _holds(good: bool) -> str:
