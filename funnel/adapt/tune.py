@@ -46,12 +46,10 @@ STEPS = (
 )  # fmt: skip
 
 
-def plan_of(level: Knobs | Level, k: int, full_dim: int, threads: int = 1) -> Plan:
-    """Return the plan of a level: what its stages leave is reranked at full width."""
-    if isinstance(level, Level):
-        level = Knobs(level.shortlist, level.ef_search, level.slack, level.stages)
-    cascade = Cascade([*level.stages, Stage(full_dim, k)])
-    return Plan("funnel", k, level.shortlist, level.ef, cascade, threads, level.slack)
+def plan_of(knobs: Knobs, k: int, full_dim: int) -> Plan:
+    """Return the plan of a setting: what its stages leave is reranked at full width."""
+    cascade = Cascade([*knobs.stages, Stage(full_dim, k)])
+    return Plan("funnel", k, knobs.shortlist, knobs.ef, cascade, 1, knobs.slack)
 
 
 def candidates(
