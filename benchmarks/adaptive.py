@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks import adaptive_page as page
 from benchmarks.pareto import qps_at
 from benchmarks.roofline import saved_index
 from benchmarks.run import ROOT, load_data, positive
-from benchmarks.tables import to_rich
+from benchmarks.tables import to_rich, wide_console
 
 RECALLS = (0.95, 0.98, 0.99)
 NDCGS = (0.98, 0.99, 0.995)
@@ -366,9 +365,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarks.results import write_json
 
     args = parser().parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    console = wide_console()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in filter(None, args.dataset.split(",")):
         found = measure(argparse.Namespace(**{**vars(args), "dataset": name}))

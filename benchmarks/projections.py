@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks.run import ROOT, positive
-from benchmarks.tables import Table, number, share, to_rich
+from benchmarks.tables import Table, number, share, to_rich, wide_console
 
 SETS = (
     "bible-mrl,bible-minilm,scifact-mrl,scifact-minilm,nfcorpus-mrl,nfcorpus-minilm,"
@@ -424,9 +423,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from benchmarks.results import write_json
 
     args = parser().parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    console = wide_console()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.dataset.split(","):
         found = aged(name, args) if args.ageing else measure(name, args)

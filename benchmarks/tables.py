@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich import box
+from rich.console import Console
 from rich.table import Table as RichTable
 
 MISSING = "–"
+WIDE = 120  # characters
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ def size(n_bytes: float | None) -> str:
             value = n_bytes / (limit / 1e3) if unit != "GB" else n_bytes / 1e9
             return f"{number(value)} {unit}"
     return MISSING
+
+
+def wide_console() -> Console:
+    """Return a console that has room for wide tables where it is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    return console
 
 
 def to_rich(table: Table) -> RichTable:
