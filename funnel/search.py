@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from funnel.cascade import Stage
 from funnel.exact import scan
-from funnel.kernels import funnel as k
+from funnel.kernels import knobs as k
 from funnel.kernels import segments as t
 from funnel.kernels.clock import ticks_per_us
 from funnel.kernels.codes import code_width
+from funnel.kernels.funnel import search_many
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.results import Trace, TraceStage
@@ -40,7 +41,7 @@ class Layout:
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
     knobs : (14,) int64
-        See `kernels/funnel.py`.
+        See `kernels/knobs.py`.
     scales : (1 + segments,) float64
         See `kernels/funnel.py`.
     """
@@ -94,7 +95,7 @@ def search(
         trace = np.zeros((len(layout.steps), 4), np.int64)
         visited = snapshot.borrow_scratch()
         began = time.perf_counter_ns()
-        blind = k.search_many(
+        blind = search_many(
             queries[start:stop],
             snapshot.coded_axes,
             (selection.table, snapshot.starts, snapshot.like),

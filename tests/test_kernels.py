@@ -25,14 +25,17 @@ from funnel.graph.adjacency import (
 from funnel.graph.build import Links
 from funnel.graph.grow import batches, grow_graph
 from funnel.graph.halves import are_uneven, directions, joined
-from funnel.kernels import certify, fours
+from funnel.kernels import candidates as ends
+from funnel.kernels import certify, fours, gather
 from funnel.kernels import codes as c
 from funnel.kernels import funnel as f
+from funnel.kernels import knobs as p
 from funnel.kernels import query as q
 from funnel.kernels import rerank as r
 from funnel.kernels import rows as w
 from funnel.kernels import scan as s
 from funnel.kernels import segments as t
+from funnel.kernels import stages as later
 from funnel.kernels import walk as g
 from funnel.kernels.jit import COMPILED, FASTMATH, kernel, prefetch, ticks, widen
 
@@ -541,7 +544,7 @@ def test_write_best__gives_the_best_in_order(scores, k):
         np.empty(0, np.bool_),
     )
     rows, out = np.full(k, -1), np.full(k, -np.inf, np.float32)
-    f.write_best(candidates, m, np.float32(0.5), rows, out)
+    ends.write_best(candidates, m, np.float32(0.5), rows, out)
     best = naive.top(scores, k)
     assert rows.tolist() == [b + 100 for b in best] + [-1] * (k - len(best))
     np.testing.assert_array_equal(out[: len(best)], expected[best])
@@ -855,7 +858,7 @@ def test_walk__never_reads_what_is_not_a_node(link):
 def test_next_epoch__is_new_to_every_node_even_when_it_wraps():
     visited = np.zeros(301, np.uint8)
     for i in range(600):
-        epoch = f.next_epoch(visited)
+        epoch = gather.next_epoch(visited)
         assert epoch == visited[-1] != 0
         assert epoch not in visited[:-1]
         if i < 300:  # a node that is not seen again keeps its old epoch
@@ -1055,13 +1058,13 @@ def expanded(starts, owned, loose, k, room, n=100, hidden=()):
     total = room + len(loose)
     rows, scores = np.full(total + 4, CANARY), np.full(total + 4, CANARY, np.float32)
     errors = scores.copy()
-    m = f.expand(
+    m = ends.expand(
         best, len(best), segment.table[1], k, room, np.float32(0.5), rows, scores,
         errors, frozen(codes), np.float32(0.25), 0,
     )  # fmt: skip
     assert m <= room
     assert (errors[:m] == 0.25).all()
-    m = f.add_loose(segment.table[1], rows, scores, errors, m)
+    m = ends.add_loose(segment.table[1], rows, scores, errors, m)
     assert (rows[m:] == CANARY).all()
     assert (scores[m:] == CANARY).all()
     assert (errors[m:] == CANARY).all()
@@ -1149,10 +1152,10 @@ def scratch(room):
 
 
 def knobs_for(**given_):
-    knobs = np.zeros(f.KNOBS, np.int64)
-    knobs[f.MAX_BYTES] = knobs[f.MAX_TICKS] = -1
+    knobs = np.zeros(p.KNOBS, np.int64)
+    knobs[p.MAX_BYTES] = knobs[p.MAX_TICKS] = -1
     for name, value in given_.items():
-        knobs[getattr(f, name)] = value
+        knobs[getattr(p, name)] = value
     return knobs
 
 
@@ -1185,7 +1188,7 @@ def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
     ]
     held = Memory(edges, *parts)
     knobs = knobs_for(BY_NORM=metric == "ip", COLUMNS=norms.shape[1])
-    m, done = f.rerank(
+    m, done = later.rerank(
         query, held.memory, plan, knobs, candidates, count, (0, 0), trace
     )
     assert done == len(dims)
@@ -1197,10 +1200,10 @@ def test_rerank__equals_the_naive_cascade(edges, dtype, metric, data, seed):
     np.testing.assert_allclose(candidates[1][:m][order], scores, atol=CLOSE * scale)
     counts = [count, *keeps]
     widths = np.diff([0, *dims])
-    assert trace[1:, f.ROWS_IN].tolist() == counts[:-1]
-    assert trace[1:, f.ROWS_KEPT].tolist() == keeps
-    assert trace[1:, f.DIMS_READ].tolist() == (counts[:-1] * widths).tolist()
-    assert (trace[1:, f.TICKS] > 0).all()
+    assert trace[1:, p.ROWS_IN].tolist() == counts[:-1]
+    assert trace[1:, p.ROWS_KEPT].tolist() == keeps
+    assert trace[1:, p.DIMS_READ].tolist() == (counts[:-1] * widths).tolist()
+    assert (trace[1:, p.TICKS] > 0).all()
     assert not trace[0].any()
 
 
@@ -1377,9 +1380,9 @@ def test_search_many__with_a_full_shortlist_equals_the_naive_cascade(
         )
         assert rows[i].tolist() == best
         np.testing.assert_allclose(scores[i], wanted, atol=CLOSE * scale)
-    assert trace[:, f.ROWS_IN].tolist() == [count * m for m in (n, n, n // 2, n // 4)]
-    assert trace[:, f.ROWS_KEPT].tolist() == [count * m for m in (n, n // 2, n // 4, k)]
-    assert trace[0, f.DIMS_READ] == count * n * 31
+    assert trace[:, p.ROWS_IN].tolist() == [count * m for m in (n, n, n // 2, n // 4)]
+    assert trace[:, p.ROWS_KEPT].tolist() == [count * m for m in (n, n // 2, n // 4, k)]
+    assert trace[0, p.DIMS_READ] == count * n * 31
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
@@ -1423,8 +1426,8 @@ def test_search_many__a_batch_equals_its_single_queries(axes):
     ]
     assert rows.tolist() == [part[0][0].tolist() for part in alone]
     assert scores.tobytes() == np.concatenate([part[1] for part in alone]).tobytes()
-    summed = sum(part[2] for part in alone)[:, : f.TICKS]
-    assert trace[:, : f.TICKS].tolist() == summed.tolist()
+    summed = sum(part[2] for part in alone)[:, : p.TICKS]
+    assert trace[:, : p.TICKS].tolist() == summed.tolist()
 
 
 @pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
@@ -1468,7 +1471,7 @@ def test_search_many__a_longer_walk_hands_on_the_shortlist_only():
         rows, scores, trace = corpus.search(
             queries, links, stages, 5, shortlist=20, ef=ef
         )
-        assert trace[0, f.ROWS_KEPT] == trace[1, f.ROWS_IN] == 3 * 20
+        assert trace[0, p.ROWS_KEPT] == trace[1, p.ROWS_IN] == 3 * 20
     # As long as the graph, the walk finds the best 20 codes.
     for i, query in enumerate(queries):
         code = np.zeros(64, np.int8)
@@ -1494,8 +1497,8 @@ def test_search_many__ranks_loose_rows_beside_the_shortlist(metric):
     for i, query in enumerate(queries):
         best, _ = naive.cascade(corpus.values, query, range(n), stages, metric)
         assert rows[i].tolist() == best
-    assert trace[:, f.ROWS_IN].tolist() == [5 * 30, 5 * n, 5 * 20]
-    assert trace[:, f.ROWS_KEPT].tolist() == [5 * 30, 5 * 20, 5 * 6]
+    assert trace[:, p.ROWS_IN].tolist() == [5 * 30, 5 * n, 5 * 20]
+    assert trace[:, p.ROWS_KEPT].tolist() == [5 * 30, 5 * 20, 5 * 6]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
@@ -1513,7 +1516,7 @@ def test_search_many__says_which_queries_no_code_can_rank_for(axes, metric):
         queries, no_links(12), [(50, 6), (128, 4)], 4, metric=metric, axes=axes
     )
     assert (rows[[0, 2]] >= 0).all()
-    assert rows[1].tolist() == [f.BLIND, -1, -1, -1]
+    assert rows[1].tolist() == [p.BLIND, -1, -1, -1]
     rows, scores, _ = corpus.search(
         0 * queries, no_links(12), [], 4, metric=metric, axes=axes
     )

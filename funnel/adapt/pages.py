@@ -15,9 +15,10 @@ from dataclasses import replace
 import numpy as np
 
 from funnel.cascade import Cascade
-from funnel.kernels import funnel as f
 from funnel.kernels import segments as t
 from funnel.kernels.codes import code_width
+from funnel.kernels.funnel import search_many
+from funnel.kernels.knobs import ROWS_IN
 from funnel.kernels.types import Array, Floats, Rows
 from funnel.plan import Plan
 from funnel.search import lay_out
@@ -119,11 +120,11 @@ def _walked(
     trace = np.zeros((len(layout.steps), 4), np.int64)
     memory = (table, snapshot.starts, snapshot.like)
     rows, scores = np.empty((1, plan.k), np.int64), np.empty((1, plan.k), np.float32)
-    f.search_many(
+    search_many(
         query, snapshot.coded_axes, memory, layout.stages, layout.knobs,
         layout.scales, visited, (rows, scores, trace, np.ones(1, np.bool_)),
     )  # fmt: skip
-    return int(trace[0, f.ROWS_IN])
+    return int(trace[0, ROWS_IN])
 
 
 def _walk_pages(segment: Array, width: int, visited: Array, scored: int) -> int:

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funnel.adapt.replay import is_blind, loose_rows, walked
-from funnel.kernels import funnel as f
+from funnel.kernels.funnel import prepare
+from funnel.kernels.knobs import BY_NORM
+from funnel.kernels.stages import rerank_stage
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 from funnel.search import lay_out, search
@@ -71,7 +73,7 @@ def _stages(
     """Rerank what a walk found stage by stage."""
     layout = lay_out(snapshot.manifest, replace(plan, certified=False))
     ready = np.empty(query.shape[1], np.float32)
-    factor = f.prepare(query[0], ready, bool(layout.knobs[f.BY_NORM]))
+    factor = prepare(query[0], ready, bool(layout.knobs[BY_NORM]))
     m, start, square = len(rows), 0, 0.0
     candidates: tuple[Any, ...] = (
         rows.copy(), *(np.zeros(m, np.float32) for _ in range(3)),
@@ -82,7 +84,7 @@ def _stages(
     counting = any(column < 0 for _, _, column in stages)
     for number, (dim, keep, column) in enumerate(stages):
         stage = (start, dim, keep, column)
-        m, square = f.rerank_stage(
+        m, square = rerank_stage(
             ready, memory, stage, layout.knobs, candidates, m, counting, square,
             np.zeros(4, np.int64),
         )  # fmt: skip

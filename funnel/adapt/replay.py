@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from funnel.cascade import Cascade, Stage
 from funnel.exact import scan
-from funnel.kernels import funnel as f
+from funnel.kernels.funnel import search_many
+from funnel.kernels.knobs import LOOSE, MAX_BYTES
 from funnel.kernels.types import TINY, Floats, Rows
 from funnel.plan import Plan
 from funnel.search import lay_out
@@ -153,7 +154,7 @@ def is_blind(snapshot: Snapshot, query: Floats) -> bool:
     short = wanted[: m.code_dim]
     if m.projection == "pca":
         short = snapshot.axes[: m.code_dim] @ wanted
-    return bool(np.linalg.norm(short) <= f.LOOSE * np.linalg.norm(wanted))
+    return bool(np.linalg.norm(short) <= LOOSE * np.linalg.norm(wanted))
 
 
 def scanned(
@@ -186,12 +187,12 @@ def run(
     """
     layout = lay_out(snapshot.manifest, plan)
     knobs = layout.knobs.copy()
-    knobs[f.MAX_BYTES] = max_bytes
+    knobs[MAX_BYTES] = max_bytes
     rows, scores = np.empty((1, count), np.int64), np.empty((1, count), np.float32)
     trace = np.zeros((len(layout.steps), 4), np.int64)
     memory = (selection.table, snapshot.starts, snapshot.like)
     visited = snapshot.borrow_scratch()
-    f.search_many(
+    search_many(
         query, snapshot.coded_axes, memory, layout.stages, knobs, layout.scales,
         visited, (rows, scores, trace, np.ones(1, np.bool_)),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from funnel.build.options import Options
 from funnel.build.sample import Reservoir
-from funnel.kernels.funnel import LOOSE
+from funnel.kernels.knobs import LOOSE
 from funnel.kernels.rows import prefix_norms
 from funnel.kernels.types import TINY, Floats
 from funnel.projection import Projection

@@ -1,6 +1,6 @@
 """Nodes → candidate rows → answers: the two ends of a rerank. Arrays and numbers only.
 
-Called by `kernels/funnel.py`.
+Called by `kernels/gather.py` and `kernels/funnel.py`.
 
 n = rows of a segment, k = answers.
 """

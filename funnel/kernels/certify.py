@@ -1,6 +1,6 @@
 """Rerank best first, and stop when no row that is left can be an answer.
 
-Arrays and numbers only: no I/O, no validation. Called by `kernels/funnel.py`.
+Arrays and numbers only: no I/O, no validation. Called by `kernels/stages.py`.
 
 What a code can hide is bounded: by how far a code may be from its row's coordinates,
 and, by Cauchy and Schwarz, by what of row and query lies outside the projection.

@@ -1,6 +1,6 @@
 """Codes: vectors as int8, and their inner products. Arrays and numbers only.
 
-Called by `kernels/query.py`, `kernels/walk.py` and `kernels/funnel.py`.
+Called by `kernels/query.py`, `kernels/walk.py` and `kernels/gather.py`.
 
 w = bytes of a code, a multiple of 64; zeros follow the coordinates.
 """

@@ -12,7 +12,7 @@ import numpy as np
 
 from funnel.kernels.codes import code_offset
 from funnel.kernels.fours import FOUR, score_listed
-from funnel.kernels.funnel import next_epoch
+from funnel.kernels.gather import next_epoch
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (

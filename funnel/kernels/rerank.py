@@ -1,6 +1,7 @@
 """Score candidates over a range of dims and keep the best. Arrays and numbers only.
 
-No I/O, no validation. Called by `kernels/funnel.py` and `kernels/scan.py`.
+No I/O, no validation. Called by `kernels/stages.py`, `kernels/gather.py` and
+`kernels/scan.py`.
 
 n = rows, c = candidates, d = dims of a query, b = dims of one column block.
 """

@@ -1,6 +1,6 @@
 """Find a shortlist: a best-first walk over the graph, or a scan, both on int8 codes.
 
-Arrays and numbers only: no I/O, no validation. Called by `kernels/funnel.py`.
+Arrays and numbers only: no I/O, no validation. Called by `kernels/gather.py`.
 
 n = nodes, e = entry nodes, w = bytes of a code, g = links of a node.
 
@@ -315,19 +315,25 @@ def scan(
         Nodes in `pool`.
     """
     clear(pool, limit)
-    size, lowest, whole = 0, under(floor), len(codes) // FOUR * FOUR
+    size, lowest = 0, under(floor)
     scores = np.empty(FOUR, np.int32)
-    for node in range(len(codes)):
-        if node < whole:
-            if node % FOUR == 0:
-                score_next(query, codes, node, offset, scores)
-            score = scores[node % FOUR]
-        else:
-            score = score_code(query, codes[node], offset)
-        key = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-        if key > max(pool[limit], lowest) and (len(passing) == 0 or passing[node]):
-            insert(pool, size, limit, key)
-            size = min(size + 1, limit)
+    enough = lowest >> NODE_BITS
+    for first in range(0, len(codes), FOUR):
+        m = min(FOUR, len(codes) - first)
+        if m == FOUR:
+            score_next(query, codes, first, offset, scores)
+            top = max(max(scores[0], scores[1]), max(scores[2], scores[3]))
+            if top < enough:
+                continue
+        for i in range(m):
+            node = first + i
+            if m < FOUR:
+                scores[i] = score_code(query, codes[node], offset)
+            key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(node) << 1)
+            if key > max(pool[limit], lowest) and (len(passing) == 0 or passing[node]):
+                insert(pool, size, limit, key)
+                size = min(size + 1, limit)
+        enough = max(pool[limit], lowest) >> NODE_BITS
     return size
 
 
