@@ -30,6 +30,7 @@ from benchmarks.tables import to_rich, wide_console
 RECALLS = (0.95, 0.98, 0.99)
 NDCGS = (0.98, 0.99, 0.995)
 TARGETS = (0.95, 0.99)
+NDCG_TARGET = 0.995  # of exact search's
 SURE = 0.9
 SPLITS = 200
 ROUNDS = 5
@@ -103,11 +104,20 @@ class Judge:
         The ideal ranking falls out only of a query's own ratio; queries that exact
         search answers with nothing relevant have none.
         """
-        if self.dcg is None:
+        if self.dcg is None or not (self.dcg > 0).any():
             return None
-        found = self._dcg(self.index.search(self.queries, self.k, **how).ids)
-        some = self.dcg > 0
-        return float((found[some] / self.dcg[some]).mean()) if some.any() else None
+        return float(self.shares(**how).mean())
+
+    def shares(self, **how: Any) -> Losses:
+        """Return the share of exact search's DCG@k, of each query that has one."""
+        assert self.dcg is not None
+        found, some = self.index.search(self.queries, self.k, **how).ids, self.dcg > 0
+        shares: Losses = self._dcg(found)[some] / self.dcg[some]
+        return shares
+
+    def ndcg_losses(self, **how: Any) -> Losses:
+        """Return what tuning counts as lost: no query makes up for another."""
+        return 1 - np.minimum(1, self.shares(**how))
 
     def batch_us(self, **how: Any) -> float:
         """Return what a batch takes, µs a query, one thread."""
@@ -232,11 +242,14 @@ def _kept(means: Sequence[float], target: float) -> Record:
     return found | {"kept": mean <= allowed + error}
 
 
-def parts_of(workload: Any, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return the queries to tune on, and which of the workload's are to judge.
+def parts_of(
+    workload: Any, args: argparse.Namespace
+) -> tuple[np.ndarray, list[dict[int, float]] | None, np.ndarray]:
+    """Return the queries to tune on, their judgements, and which others are to judge.
 
     A data set with queries that have no judgements lends those to tuning; else it is
-    the first half.
+    the first half of the workload's. Labels, of which a tenth of the corpus has each,
+    are not made judgements.
     """
     queries = np.ascontiguousarray(workload.queries)
     folder = args.cache / str(args.dataset)
@@ -247,9 +260,21 @@ def parts_of(workload: Any, args: argparse.Namespace) -> tuple[np.ndarray, np.nd
         others = [i for i, one in enumerate(ids) if one not in known]
         if len(others) >= OTHERS:
             every = np.load(folder / "queries.npy", mmap_mode="r")
-            return np.ascontiguousarray(every[others]), np.arange(len(queries))
+            return np.ascontiguousarray(every[others]), None, np.arange(len(queries))
     half = len(queries) // 2
-    return queries[:half], np.arange(half, len(queries))
+    known = None
+    if workload.data.qrels is not None:
+        known = judgements(workload.data, np.arange(half))
+    return queries[:half], known, np.arange(half, len(queries))
+
+
+def judgements(data: Any, queries: np.ndarray) -> list[dict[int, float]]:
+    """Return row → relevance of some queries, where it is more than none."""
+    place = {str(one): i for i, one in enumerate(data.doc_ids)}
+    return [
+        {place[str(d)]: g for d, g in data.qrels[data.query_ids[i]].items() if g > 0}
+        for i in queries.tolist()
+    ]
 
 
 def gains_of(
@@ -262,11 +287,7 @@ def gains_of(
         return lambda found: (rows[found] == wanted[:, None]).astype(float)
     if data.qrels is None:
         return None
-    place = {str(one): i for i, one in enumerate(data.doc_ids)}
-    held = [
-        {place[str(d)]: g for d, g in data.qrels[data.query_ids[i]].items() if g > 0}
-        for i in judged.tolist()
-    ]
+    held = judgements(data, judged)
     return lambda found: np.array(
         [[gain.get(int(row), 0.0) for row in some] for gain, some in zip(held, found,
          strict=True)]
@@ -281,7 +302,7 @@ def measure(args: argparse.Namespace) -> Record:
     from funnel import FunnelIndex
 
     workload = make_workload(load_data(args), None)
-    tuning, judged = parts_of(workload, args)
+    tuning, known, judged = parts_of(workload, args)
     queries = np.ascontiguousarray(workload.queries[judged])
     folder = Path(tempfile.mkdtemp(prefix="funnel-"))
     try:
@@ -290,7 +311,7 @@ def measure(args: argparse.Namespace) -> Record:
         with quiet(1), FunnelIndex.open(folder / "index", "rw") as index:
             index.warmup()
             gains = gains_of(workload.data, judged)
-            found = _judged(Judge(index, queries, args.k, gains), tuning)
+            found = _judged(Judge(index, queries, args.k, gains), tuning, known)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return found | {
@@ -306,7 +327,9 @@ def measure(args: argparse.Namespace) -> Record:
     }
 
 
-def _judged(judge: Judge, tuning: np.ndarray) -> Record:
+def _judged(
+    judge: Judge, tuning: np.ndarray, known: list[dict[int, float]] | None
+) -> Record:
     """Return everything that is measured of one index."""
     full_dim, counts = judge.index.full_dim, fixed()
     counts = [(keep, ef) for keep, ef in counts if judge.k <= keep]
@@ -316,8 +339,11 @@ def _judged(judge: Judge, tuning: np.ndarray) -> Record:
         str(n): judge.point(policy="certified", shortlist=n) for n in SHORTLISTS
     }
     tuned = [_tuned(judge, tuning, target) for target in TARGETS]
-    levels = [typed(one, full_dim, judge.k) for one in tuned[-1].pop("levels")]
-    tuned[0].pop("levels")
+    levels = [typed(one, full_dim, judge.k) for one in tuned[-1]["levels"]]
+    if known is not None:
+        tuned.append(_tuned(judge, tuning, NDCG_TARGET, known))
+    for one in tuned:
+        one.pop("levels")
     both = judge.settings([*(knobs(*one) for one in counts), *levels])
     alone = {one: judge.losses(**knobs(*one)) for one in counts}
     losses = np.stack([judge.losses(**one) for one in levels], axis=1)
@@ -333,15 +359,26 @@ def _judged(judge: Judge, tuning: np.ndarray) -> Record:
     }
 
 
-def _tuned(judge: Judge, queries: np.ndarray, target: float) -> Record:
-    """Tune for a target; return how near it comes on queries it never saw."""
+def _tuned(
+    judge: Judge, queries: np.ndarray, target: float,
+    known: list[dict[int, float]] | None = None,
+) -> Record:  # fmt: skip
+    """Tune for a target; return how near it comes on queries it never saw.
+
+    With judgements the target is of ndcg.
+    """
     began = time.perf_counter()
-    report = judge.index.tune(queries, target_knn_recall=target, k=judge.k)
-    took, losses = time.perf_counter() - began, judge.losses()
+    asked: Record = {"target_knn_recall": target}
+    if known is not None:
+        asked = {"target_ndcg": target, "qrels": known}
+    report = judge.index.tune(queries, k=judge.k, **asked)
+    took = time.perf_counter() - began
+    losses = judge.losses() if known is None else judge.ndcg_losses()
     error = float(losses.std() / len(losses) ** 0.5)
     full_dim = judge.index.full_dim
     return judge.point() | {
         "target": target,
+        "measure": "knn_recall" if known is None else "ndcg",
         "over_target": 1 - float(losses.mean()) - target,
         "interval": 1.96 * error,
         "tune_s": took,

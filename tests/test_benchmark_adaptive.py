@@ -33,12 +33,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_benchmark__judges_queries_that_tuning_never_saw(found: Any):
     record, _ = found
     assert (record["queries"], record["tuning_queries"]) == (120, 120)
-    assert [one["target"] for one in record["tuned"]] == [0.95, 0.99]
-    for one in record["tuned"]:
+    *recalls, ndcg = record["tuned"]
+    assert [one["target"] for one in recalls] == [0.95, 0.99]
+    for one in recalls:
+        assert one["measure"] == "knn_recall"
         assert one["over_target"] == pytest.approx(
             one["knn_recall"] - one["target"],
             abs=1e-5,  # as it was rounded
         )
+    assert (ndcg["measure"], ndcg["target"]) == ("ndcg", 0.995)
+    # No query makes up for another there.
+    assert 0 < ndcg["over_target"] + 0.995 <= min(1, ndcg["ndcg"]) + 1e-5
     assert 0.9 < record["untuned"]["ndcg"] <= 1.1
 
 

@@ -20,7 +20,11 @@ from funnel.cascade import Cascade, Stage
 from funnel.kernels.types import Floats, Rows
 from funnel.plan import Plan
 
-KEEPS = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 15, 25)  # times k
+# Times k.
+KEEPS = (
+    1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6,
+    2.8, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.5, 5, 5.5, 6, 7, 8, 10, 12, 15, 20, 25,
+)  # fmt: skip
 WORTH = 1.5  # times fewer rows: a stage that spares less is not worth its overhead
 TIMED = 4  # times k: shortlist of a timed walk
 PRICED = 8  # times k: rows that tell what one takes
@@ -61,14 +65,18 @@ class Walked:
     k: int
     extra: int
 
-    def loss(self, keep: int, dim: int = 0, left: int = 0) -> float:
-        """Return 1 − knn_recall@k of the first `keep`, or of their best `left`."""
+    def losses(self, keep: int, dim: int = 0) -> npt.NDArray[np.float64]:
+        """Return 1 − knn_recall@k of the first 1, 2, … `keep` candidates.
+
+        With `dim`, of the first `keep` in the order of their scores there.
+        """
         held = self.good[:, :keep]
         if dim:
-            scores = self.prefixes[dim][:, :keep]
-            best = np.argpartition(-scores, left - 1, axis=1)[:, :left]
-            held = np.take_along_axis(held, best, axis=1)
-        return 1 - float(np.minimum(1, held.sum(axis=1) / self.k).mean())
+            order = np.argsort(-self.prefixes[dim][:, :keep], axis=1)
+            held = np.take_along_axis(held, order, axis=1)
+        found = np.minimum(1, np.cumsum(held, axis=1) / self.k)
+        lost: npt.NDArray[np.float64] = 1 - found.mean(axis=0)
+        return lost
 
 
 def between(work: Workload) -> list[int]:
@@ -132,13 +140,14 @@ def replays(
         Dim → µs to rerank a row, the full width last.
     """
     most, extra, full = found.knobs.shortlist, found.extra, list(prices)[-1]
-    keeps = [
-        k for k in (round(times * found.k) for times in KEEPS) if k + extra <= most
-    ]
+    counts = dict.fromkeys(round(times * found.k) for times in KEEPS)
+    keeps = [keep for keep in counts if keep + extra <= most]
+    losses = found.losses(most).tolist()
     for keep in keeps:
         us = found.knobs.us + keep * prices[full]
-        yield found.loss(keep), found.knobs._replace(shortlist=keep + extra, us=us)
+        yield losses[keep - 1], found.knobs._replace(shortlist=keep + extra, us=us)
         for dim in found.prefixes:
+            held = found.losses(keep, dim).tolist()
             for left in keeps:
                 # What is left is read by lines elsewhere: as dear as from the start.
                 spent = keep * prices[dim] + left * prices[full]
@@ -148,4 +157,4 @@ def replays(
                     shortlist=keep + extra, stages=((dim, left + extra),),
                     us=found.knobs.us + spent,
                 )  # fmt: skip
-                yield found.loss(keep, dim, left), knobs
+                yield held[left - 1], knobs
