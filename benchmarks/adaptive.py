@@ -146,7 +146,7 @@ class Judge:
             "single_p99_us": float(np.quantile(single, 0.99)),
             "scored": trace[0].rows_in / count,
             "reranked": trace[-1].rows_in / count,
-            "bytes": sum(one.bytes_read for one in trace) / count,
+            "bytes": trace.bytes_read / count,
         }
 
     def settings(self, all_of: Sequence[Record]) -> list[Record]:

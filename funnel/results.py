@@ -60,6 +60,11 @@ class Trace:
         step = TraceStage("filter", 0, rows, passed, 0, 0, time_us)
         return Trace((step, *self.stages), self.queries, self.kernel_us)
 
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of vectors and codes that all steps read, for all queries."""
+        return sum(step.bytes_read for step in self.stages)
+
     def __iter__(self) -> Iterator[TraceStage]:
         return iter(self.stages)
 

@@ -84,7 +84,7 @@ def test_max_bytes__ends_a_search_before_a_stage(index: FunnelIndex, threads: in
         index.search(q, shortlist=SHORTLIST, mode="rerank", trace=True).trace
         for q in QUERIES
     ]
-    reads = [sum(one.bytes_read for one in trace) for trace in each if trace]
+    reads = [trace.bytes_read for trace in each if trace]
     how: dict[str, Any] = {"shortlist": SHORTLIST, "mode": "rerank", "threads": threads}
     enough = index.search(QUERIES, max_bytes=max(reads), **how)
     assert enough.complete

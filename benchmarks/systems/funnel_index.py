@@ -112,7 +112,7 @@ class Funnel:
         mflops = scored / len(queries) / 1e6
         if self.params["projection"] == "pca":
             mflops += self._index.dims[-1] * trace[0].dim / 1e6
-        return Work(mflops, sum(s.bytes_read for s in trace) / len(queries))
+        return Work(mflops, trace.bytes_read / len(queries))
 
     def traced(self, run: str, k: int, effort: int) -> Callable[[np.ndarray], float]:
         """Return a search that says how long it was in compiled code, µs."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from funnel.adapt.evaluation import Evaluation, Relevance
-from funnel.adapt.explain import Asked, trace_bytes
+from funnel.adapt.explain import Asked
 from funnel.adapt.explanation import words_of
 from funnel.adapt.goal import Judgements
 from funnel.adapt.replay import prefix_scores
@@ -61,7 +61,7 @@ def evaluate(
         len(queries), plan.k, words_of(plan), asked.origin, float(recalls.mean()),
         _interval(recalls), len(judged), found, exact, _batch_us(queries, call),
         (float(np.median(single)), float(np.percentile(single, 99))), len(single),
-        plan.threads, scored / len(queries), trace_bytes(trace) / len(queries),
+        plan.threads, scored / len(queries), trace.bytes_read / len(queries),
     )  # fmt: skip
 
 

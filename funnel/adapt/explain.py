@@ -103,13 +103,8 @@ def explain(asked: Asked) -> Explanation:
         shown.append(_shown(asked, one, step, pages))
     return Explanation(
         tuple(shown), plan.k, asked.origin, words_of(plan), trace.kernel_us, call_us,
-        floor_us(trace_bytes(trace)), bytes_per_us() / 1e3,
+        floor_us(trace.bytes_read), bytes_per_us() / 1e3,
     )  # fmt: skip
-
-
-def trace_bytes(trace: Trace) -> int:
-    """Return the bytes that all steps of a search read."""
-    return sum(one.bytes_read for one in trace)
 
 
 def _shown(asked: Asked, one: TraceStage, step: Step, pages: int) -> ShownStep:
