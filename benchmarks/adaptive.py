@@ -34,7 +34,9 @@ NDCG_TARGET = 0.995  # of exact search's
 SURE = 0.9
 SPLITS = 200
 ROUNDS = 5
+SETS = ("fashion-mrl", "bible-mrl", "scifact-mrl", "nfcorpus-mrl")
 KEEPS = (10, 12, 15, 20, 25, 30, 40, 50, 70, 100)
+HALVED = (40, 70, 100)  # shortlists that a stage at a middle dim halves, too
 EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
 SHORTLISTS = (50, 200)
 OTHERS = 100  # queries without judgements: so many and tuning takes them alone
@@ -52,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.adaptive", description=__doc__.split("\n\n")[1]
     )
     add = out.add_argument
-    add("--dataset", default="docstrings", metavar="SPEC,…", help="as benchmarks.run")
+    add("--dataset", metavar="SPEC,…", help="as benchmarks.run; by default those of "
+        f"{', '.join(SETS)} that --cache has, else docstrings")  # fmt: skip
     add("--n", type=positive, metavar="ROWS", help="corpus rows")
     add("--dim", type=positive, help="full width")
     add("--queries", type=positive, metavar="Q", help="at most this many (1000)")
@@ -184,6 +187,20 @@ def knobs(keep: int, ef: int) -> Record:
     return {"mode": "rerank", "shortlist": keep, "ef_search": ef}
 
 
+def cascades(
+    counts: Sequence[tuple[int, int]], dims: Sequence[int], code_dim: int, k: int
+) -> list[Record]:
+    """Return fixed cascades: a stage at a middle dim halves the shortlist."""
+    between = [dim for dim in dims if code_dim < dim <= dims[-1] // 2][:2]
+    return [
+        {"shortlist": keep, "ef_search": ef, "cascade": [(dim, keep // 2), last]}
+        for dim in between
+        for keep, ef in counts
+        if keep in HALVED and keep // 2 > k
+        for last in [(dims[-1], k)]
+    ]
+
+
 def coverage(losses: Losses, target: float) -> Record:
     """Return how the bounds fare over random splits of queries that nothing has seen.
 
@@ -192,54 +209,86 @@ def coverage(losses: Losses, target: float) -> Record:
     losses : (q, l) float64
         At all levels.
     """
-    from funnel.adapt.risk import least_level, least_sure_level, monotone
-
     rng, n = np.random.default_rng(0), len(losses)
-    means, missed = [], 0
+    means, sure = [], []
     for _ in range(SPLITS):
         order = rng.permutation(n)
-        calibration, test = monotone(losses[order[: n // 2]]), losses[order[n // 2 :]]
-        level = least_level(calibration, 1 - target)
+        half, test = losses[order[: n // 2]], losses[order[n // 2 :]]
+        level, certain = (_least(half, target, how) for how in (False, True))
         means.append(0.0 if level is None else float(test[:, level].mean()))
-        sure = least_sure_level(calibration, 1 - target, SURE)
-        missed += sure is not None and test[:, sure].mean() > 1 - target
-    return _kept(means, target) | {"missed_when_sure": missed / SPLITS}
+        sure.append(None if certain is None else float(test[:, certain].mean()))
+    return _kept(means, sure, target)
+
+
+def _least(losses: Losses, target: float, sure: bool) -> int | None:
+    """Return the first level that a bound allows: on average, or with confidence."""
+    from funnel.adapt.risk import least_level, least_sure_level, monotone
+
+    if sure:
+        return least_sure_level(monotone(losses), 1 - target, SURE)
+    return least_level(monotone(losses), 1 - target)
 
 
 def one_by_one(losses: dict[tuple[int, int], Losses], target: float) -> Record:
     """Return how stages fare that are each calibrated for the target on their own.
 
-    The walk's list with the longest shortlist, the shortlist with the longest list.
+    By the same bounds: the walk's list with the longest shortlist, the shortlist with
+    the longest list.
 
     Parameters
     ----------
     losses : mapping of (shortlist, ef_search) to (q,) float64
     """
-    rng, means = np.random.default_rng(0), []
-    widest = {ef: max(k for k, e in losses if e == ef) for _, ef in losses}
-    longest = {keep: max(e for k, e in losses if k == keep) for keep, _ in losses}
-    n = len(next(iter(losses.values())))
+    rng, n = np.random.default_rng(0), len(next(iter(losses.values())))
+    found: dict[bool, list[float | None]] = {False: [], True: []}
     for _ in range(SPLITS):
         order = rng.permutation(n)
         half, rest = order[: n // 2], order[n // 2 :]
-        ef = _first({e: losses[k, e][half] for e, k in sorted(widest.items())}, target)
-        keep = _first({k: losses[k, e][half] for k, e in longest.items()}, target)
-        keep = min((k for k, e in losses if e == ef), key=lambda one: abs(one - keep))
-        means.append(float(losses[keep, ef][rest].mean()))
-    return _kept(means, target)
+        part = {one: lost[half] for one, lost in losses.items()}
+        for sure, means in found.items():
+            setting = _each(part, target, sure)
+            means.append(setting and float(losses[setting][rest].mean()))
+    always = [0.0 if mean is None else mean for mean in found[False]]
+    return _kept(always, found[True], target)
 
 
-def _first(losses: dict[int, Losses], target: float) -> int:
-    """Return the least count whose mean loss is allowed, else the greatest."""
-    good = [count for count, lost in losses.items() if lost.mean() <= 1 - target]
-    return min(good, default=max(losses))
+def _each(
+    losses: dict[tuple[int, int], Losses], target: float, sure: bool
+) -> tuple[int, int] | None:
+    """Return the counts that the stages get, each on its own; None if one gets none."""
+    counts: list[int] = []
+    for stage in (1, 0):
+        best: dict[int, tuple[int, int]] = {}
+        for setting in sorted(losses):
+            best[setting[stage]] = max(setting, best.get(setting[stage], setting))
+        order = sorted(best)
+        level = _least(np.stack([losses[best[i]] for i in order], 1), target, sure)
+        if level is None:
+            return None
+        counts.append(order[level])
+    ef, wanted = counts
+    near = min((k for k, e in losses if e == ef), key=lambda one: abs(one - wanted))
+    return near, ef
 
 
-def _kept(means: Sequence[float], target: float) -> Record:
+def _kept(
+    means: Sequence[float], sure: Sequence[float | None], target: float
+) -> Record:
+    """Return whether the mean loss is allowed, and how many sure splits miss."""
     error = 2 * float(np.std(means) / len(means) ** 0.5)
     mean, allowed = float(np.mean(means)), 1 - target
-    found = {"mean_loss": mean, "allowed": allowed, "two_errors": error}
-    return found | {"kept": mean <= allowed + error}
+    certain = [one for one in sure if one is not None]
+    missed = sum(one > allowed for one in certain) / len(sure)
+    slack = 2 * (SURE * (1 - SURE) / len(sure)) ** 0.5
+    return {
+        "mean_loss": mean,
+        "allowed": allowed,
+        "two_errors": error,
+        "kept": mean <= allowed + error,
+        "sure_of": len(certain) / len(sure),
+        "missed_when_sure": missed,
+        "may_miss": 1 - SURE + slack,
+    }
 
 
 def parts_of(
@@ -340,11 +389,18 @@ def _judged(
     }
     tuned = [_tuned(judge, tuning, target) for target in TARGETS]
     levels = [typed(one, full_dim, judge.k) for one in tuned[-1]["levels"]]
+    dims, code_dim = judge.index.dims, judge.index.info["code_dim"]
+    plain_counts = [knobs(*one) for one in counts]
+    plain_counts += cascades(counts, dims, code_dim, judge.k)
     if known is not None:
         tuned.append(_tuned(judge, tuning, NDCG_TARGET, known))
     for one in tuned:
         one.pop("levels")
-    both = judge.settings([*(knobs(*one) for one in counts), *levels])
+    both = judge.settings([*plain_counts, *levels])
+    known_points = {
+        "fixed": (plain_counts, both[: len(plain_counts)]),
+        "levels": (levels, both[len(plain_counts) :]),
+    }
     alone = {one: judge.losses(**knobs(*one)) for one in counts}
     losses = np.stack([judge.losses(**one) for one in levels], axis=1)
     return {
@@ -352,11 +408,31 @@ def _judged(
         "exact_single_us": float(np.median(exact_us)),
         "certified": certified,
         "tuned": tuned,
-        "fixed": both[: len(counts)],
-        "levels": both[len(counts) :],
+        **{kind: points for kind, (_, points) in known_points.items()},
+        "equal": equal(judge, known_points),
         "coverage": {str(t): coverage(losses, t) for t in TARGETS},
         "one_by_one": {str(t): one_by_one(alone, t) for t in TARGETS},
     }
+
+
+def equal(
+    judge: Judge, found: dict[str, tuple[list[Record], list[Record]]]
+) -> list[Record]:
+    """Measure the fastest fixed and the fastest adaptive setting of equal quality."""
+    wanted = [("knn_recall", r) for r in RECALLS] + [("ndcg", r) for r in NDCGS]
+    rows = []
+    for measure, target in wanted:
+        for kind, (settings, points) in found.items():
+            good = [
+                (point["us"], i)
+                for i, point in enumerate(points)
+                if point[measure] is not None and point[measure] >= target
+            ]
+            if good:
+                how = settings[min(good)[1]]
+                head = {"measure": measure, "target": target, "kind": kind}
+                rows.append(head | {"setting": how} | judge.point(**how))
+    return rows
 
 
 def _tuned(
@@ -404,7 +480,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     console = wide_console()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name in filter(None, args.dataset.split(",")):
+    given = args.dataset
+    if given is None:
+        held = [name for name in SETS if (args.cache / name).is_dir()]
+        given = ",".join(held) or "docstrings"
+    for name in filter(None, given.split(",")):
         found = measure(argparse.Namespace(**{**vars(args), "dataset": name}))
         found["ahead"] = {
             measure: {

@@ -20,12 +20,16 @@ BEGIN = "<!-- results: made by `python -m benchmarks.adaptive --doc` -->\n"
 END = "<!-- end of results -->"
 AHEAD, WIDE, NEAR = 1.3, 50, 0.995
 LARGE = 50_000  # rows: a scan of fewer is fast itself
+WORK = ("batch_us", "single_p50_us", "single_p99_us", "scored", "reranked")
+KINDS = {"fixed": "fixed", "levels": "adaptive"}
 NAMES = {"knn_recall": "knn_recall@{k}", "ndcg": "ndcg@{k} of exact"}
 
 
 def tables(found: Record) -> list[Table]:
     """Return what was found on one data set."""
-    return [searches(found), ahead(found), bounds(found), pruned(found)]
+    return [
+        searches(found), ahead(found), equals(found), bounds(found), pruned(found),
+    ]  # fmt: skip
 
 
 def title(found: Record) -> str:
@@ -58,8 +62,7 @@ def _row(name: str, one: Record) -> list[str]:
         name, share(one["knn_recall"]),
         MISSING if over is None else f"{over:+.4f} ± {one['interval']:.4f}",
         MISSING if one["ndcg"] is None else f"{one['ndcg']:.4f}",
-        *(number(one[key]) for key in
-          ("batch_us", "single_p50_us", "single_p99_us", "scored", "reranked")),
+        *(number(one[key]) for key in WORK),
         number(one["bytes"] / 1e3), number(one.get("tune_s")),
     ]  # fmt: skip
 
@@ -79,29 +82,45 @@ def ahead(found: Record) -> Table:
     )
 
 
+def equals(found: Record) -> Table:
+    """Return what the fastest setting of each kind takes where it is good enough."""
+    rows = []
+    for one in found["equal"]:
+        name = NAMES[one["measure"]].format(k=found["k"])
+        rows.append(
+            [f"{name} ≥ {one['target']}", KINDS[one["kind"]], share(one["knn_recall"]),
+             MISSING if one["ndcg"] is None else f"{one['ndcg']:.4f}",
+             *(number(one[key]) for key in WORK), number(one["bytes"] / 1e3)]
+        )  # fmt: skip
+    header = ["at", "fastest of", "knn_recall", "ndcg of exact", "batch µs", "p50 µs",
+              "p99 µs", "scored", "reranked", "kB"]  # fmt: skip
+    return Table(f"{found['dataset']}: at equal quality", header, rows)
+
+
 def bounds(found: Record) -> Table:
     """Return how the bounds held over random splits of the unseen queries."""
     rows = []
     for target, one in found["coverage"].items():
-        rows.append(
-            [f"one number, {target}", f"{one['mean_loss']:.4f}", _allowed(one),
-             _kept(one), f"{one['missed_when_sure']:.3f}"]
-        )  # fmt: skip
         alone = found["one_by_one"][target]
-        rows.append(
-            [f"each stage alone, {target}", f"{alone['mean_loss']:.4f}",
-             _allowed(alone), _kept(alone), MISSING]
-        )  # fmt: skip
-    header = ["calibrated", "mean loss", "allowed", "kept", "splits that miss at 0.9"]
+        rows.append([f"one number, {target}", *_bound(one)])
+        rows.append([f"each stage alone, {target}", *_bound(alone)])
+    header = ["calibrated", "mean loss", "allowed", "kept", "sure at 0.9, of splits",
+              "of all, miss", "may", "kept"]  # fmt: skip
     return Table(f"{found['dataset']}: the bound over 200 random splits", header, rows)
 
 
-def _allowed(one: Record) -> str:
-    return f"{one['allowed']:.4f} + {one['two_errors']:.4f}"
+def _bound(one: Record) -> list[str]:
+    """Return how a bound on the mean fared, and one that is kept by most splits."""
+    missed, may = one["missed_when_sure"], one["may_miss"]
+    return [
+        f"{one['mean_loss']:.4f}", f"{one['allowed']:.4f} + {one['two_errors']:.4f}",
+        _kept(one["kept"]), f"{one['sure_of']:.0%}", f"{missed:.3f}", f"{may:.3f}",
+        _kept(missed <= may),
+    ]  # fmt: skip
 
 
-def _kept(one: Record) -> str:
-    return "yes" if one["kept"] else "no"
+def _kept(kept: bool) -> str:
+    return "yes" if kept else "no"
 
 
 def pruned(found: Record) -> Table:
@@ -195,11 +214,14 @@ def section(records: list[Record], figure: Path, doc: Path) -> str:
     commits = sorted({str(one["commit"] or "unknown") for one in records})
     said = ", ".join(f"`{one[:9]}{one[40:]}`" for one in commits)
     found = [table for one in records for table in tables(one)]
+    settings = "/".join(sorted({str(len(one["fixed"])) for one in records}))
     lines = [
         f"{about['cpu']}, one thread, commit {said}. *Over target*: knn_recall, or "
         "ndcg (of which no query's share is above 1), less the target, with its 95 % "
-        "interval. *Scored*: codes a query; *reranked*: rows at full width; *kB*: of "
-        "codes and vectors.\n",
+        f"interval. *Fixed*: the best of {settings} settings of shortlist, list and a "
+        "stage between. *Scored*: codes a query; *reranked*: rows at full width; *kB*: "
+        "of codes and vectors. *Sure*: splits whose calibration certifies a level with "
+        "confidence 0.9; of all, *may* miss: a tenth, and two standard errors.\n",
         *(to_markdown(table) for table in [verdicts(records), *found]),
         f"![Time against knn_recall]({figure.relative_to(doc.parent)})\n",
     ]

@@ -1,8 +1,8 @@
 """Run every long form and write what held: `python -m reliability`.
 
-Takes about half an hour; ``--quick`` a few minutes. Each form is a command of its own, which
-ends by itself; counts go to `reports/reliability/`, with a page of tables. Talks to
-nobody.
+Takes about half an hour; ``--quick`` a few minutes. Each form is a command of its own,
+which ends by itself; counts go to `reports/reliability/`, with a page of tables. Talks
+to nobody.
 """
 
 from __future__ import annotations

@@ -65,14 +65,18 @@ def test_page__shows_every_figure(found: Any, tmp_path: Path):
 
 def test_one_by_one__adds_the_losses_of_stages_up():
     rng = np.random.default_rng(0)
-    walk = {ef: rng.random(4_000) < 1 / ef for ef in (10, 20, 100, 10_000)}
-    cut = {keep: rng.random(4_000) < 1 / keep for keep in (10, 20, 100, 10_000)}
+    hard, wide = rng.random((2, 4_000))  # a longer list loses no more
+    walk = {ef: hard < 0.8 / ef for ef in (10, 20, 100, 10_000)}
+    cut = {keep: wide < 0.8 / keep for keep in (10, 20, 100, 10_000)}
     losses = {(k, e): (walk[e] | cut[k]).astype(float) for k in cut for e in walk}
     alone = adaptive.one_by_one(losses, 0.9)
     assert not alone["kept"]
+    assert alone["missed_when_sure"] > alone["may_miss"]
     levels = np.stack([losses[k, k] for k in sorted(cut)], axis=1)
     together = adaptive.coverage(levels, 0.9)
     assert together["kept"]
+    assert together["sure_of"] == 1
+    assert together["missed_when_sure"] <= together["may_miss"]
 
 
 def test_gains__are_of_labels_or_of_judgements():
