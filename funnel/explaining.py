@@ -56,7 +56,8 @@ class Explaining(Handle):
         Returns
         -------
         Explanation
-            Prints as a table; `to_dict` gives its values.
+            Prints as a table, also by rich; HTML in a notebook; `to_dict` gives its
+            values.
 
         Raises
         ------
@@ -126,6 +127,9 @@ class Explaining(Handle):
         Raises
         ------
         UnknownIdError
+            If the index does not hold it.
+        DimensionError, NonFiniteError, …
+            As `search` does.
         """
         asked = self._one(query, k, how)
         (wanted,) = find_rows(asked.snapshot, [identifier], self.path).tolist()
@@ -144,7 +148,9 @@ class Explaining(Handle):
         queries : (q, full_dim) array-like
         k : int
         qrels : sequence of dict, optional
-            Of each query, id → relevance: says what each step loses of ndcg@k too.
+            Of each query, id → relevance: says what each step loses of ndcg@k too, as
+            a share of exact search's, over the queries that this answers with something
+            relevant.
         **how
             As in `explain`.
 
@@ -157,6 +163,8 @@ class Explaining(Handle):
         ------
         DimensionError, InvalidArgumentError
             If there are no queries, or no rows that may be answers.
+        InvalidTypeError
+            If `qrels` is no sequence of dicts.
         """
         asked = self._some(queries, k, how)
         snapshot, rows, plan, selection = asked[:4]

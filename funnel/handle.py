@@ -176,7 +176,8 @@ class Handle:
         effort, target : float, optional
             Of an index that was tuned (`FunnelIndex.tune`): one dial for all knobs,
             from 0, the cheapest level, to 1, an exact scan; or the cheapest level that
-            is sure of a target. By default the level that `tune` chose.
+            reaches a target of the measure that was tuned for, on average, whatever
+            confidence `tune` was asked for. By default the level that `tune` chose.
         policy : {"fixed", "adaptive", "certified"}, optional
             How rows are dropped. "fixed": counts, those given or the defaults.
             "adaptive": as tuned (the default of a tuned index). "certified": the whole
@@ -224,6 +225,15 @@ class Handle:
         ------
         DimensionError, NonFiniteError, ZeroVectorError, CascadeError, …
             Naming what came and what was needed.
+        InvalidArgumentError
+            If `effort`, `target` or ``policy="adaptive"`` is asked of an index that was
+            not tuned, knobs exclude each other, `slack` is asked under "ip", or a
+            budget of a scan.
+
+        References
+        ----------
+        Kusupati et al. 2022, arXiv:2205.13147, section 4.3.1 (adaptive and funnel
+        retrieval); Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2 (the walk).
         """
         check_habits(habits, "search")
         # A mask is of the rows that the handle shows, not of a version to come.

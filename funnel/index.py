@@ -168,6 +168,7 @@ class FunnelIndex(Explaining):
             `funnel.diagnose` shows the figures, and chooses the same.
         projection : {"auto", "prefix", "pca"}
             What both are dims of: the embedding's own prefix, or its principal axes.
+            "auto" measures both and takes the one that needs fewer rows of a shortlist.
         metric : {"cosine", "ip"}
         dtype : {"float32", "float16"}
             As which vectors are stored.
@@ -585,7 +586,9 @@ class FunnelIndex(Explaining):
         target_knn_recall : float, optional
             Mean knn_recall@k, by default 0.99.
         target_ndcg : float, optional
-            Mean ndcg@k, as a share of exact search's.
+            Mean ndcg@k, as a share of exact search's: of no query does more than 1
+            count, and those that exact search answers with nothing relevant are left
+            out.
         budget_ms : float, optional
             Instead of a target: milliseconds that a query may take, one thread, in a
             batch.
@@ -609,6 +612,17 @@ class FunnelIndex(Explaining):
         InvalidArgumentError
             If there are fewer than 20 queries (for `target_ndcg`: that exact search
             answers with something relevant), more than one target, or no rows.
+        DimensionError, NonFiniteError, ZeroVectorError
+            If queries do not fit the index.
+        InvalidTypeError
+            If `qrels` is no sequence of dicts.
+        ReadOnlyError, LockedError
+            As for every change.
+
+        References
+        ----------
+        Angelopoulos et al. 2022, arXiv:2208.02814, section 2 (risk control);
+        Angelopoulos et al. 2021, arXiv:2110.01052, sections 2 and 3 (learn then test).
         """
         self._check_writable()
         snapshot, bar = self._snapshot(), Progress(progress)
@@ -624,8 +638,9 @@ class FunnelIndex(Explaining):
             if rows is None:
                 raise InvalidArgumentError("qrels are of queries: give those too")
             gains = gains_of(snapshot, qrels, len(rows))
-        with bar.step("exact answers", None):
+        with bar.step("exact answers", None) as advance:
             work = workload_of(snapshot, rows, k, seed, cpu_count())
+            advance(len(work.queries))
         found = tune(work, goal, gains, bar)
         with self._changing() as draft:
             plan = replace(draft.manifest, plan=found.tuned.to_json())

@@ -304,6 +304,10 @@ def test_why_not__finds_what_a_walk_did_not_reach():
                     how = {"shortlist": 10, "mode": "rerank", **told.change}
                     assert index.why_not(query, one, 5, **how).lost_by != "walk"
                     assert "never reached" in told.verdict
+                    least = told.change["ef_search"]
+                    if least <= 256:  # then halving ends at the very least
+                        how |= {"ef_search": least - 1}
+                        assert index.why_not(query, one, 5, **how).lost_by == "walk"
     assert ("walk", "ef_search") in seen
 
 
@@ -369,6 +373,23 @@ def test_loss_by_stage__says_what_each_loses_of_ndcg(index: Any):
     whole = index.loss_by_stage(QUERIES, qrels=qrels, mode="exact")
     assert whole.stages[-1].ndcg == 1.0
     assert whole.to_dict()["k"] == 10
+
+
+def test_loss_by_stage__leaves_out_queries_without_judgements(index: Any):
+    """As `tune` and `evaluate` do: of nothing relevant, no share can be lost."""
+    exact = index.search(QUERIES, mode="exact").ids.tolist()
+    known = [dict.fromkeys(some, 1.0) for some in exact]
+    some = [held if i % 2 else {} for i, held in enumerate(known)]
+    half = index.loss_by_stage(QUERIES, qrels=some, **FUNNEL)
+    alone = index.loss_by_stage(QUERIES[1::2], qrels=known[1::2], **FUNNEL)
+    assert half.stages[-1].ndcg == pytest.approx(alone.stages[-1].ndcg)
+    none = index.loss_by_stage(QUERIES, qrels=[{}] * len(QUERIES), **FUNNEL)
+    assert np.isnan(none.stages[-1].ndcg)
+
+
+def test_loss_by_stage__refuses_a_relevance_without_end(index: Any):
+    with pytest.raises(InvalidArgumentError, match="relevance"):
+        index.loss_by_stage(QUERIES[:1], qrels=[{"d1": float("inf")}], **FUNNEL)
 
 
 def test_explanations__of_an_empty_index_are_empty(tmp_path: Path):

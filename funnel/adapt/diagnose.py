@@ -94,7 +94,8 @@ def diagnose(
 
     References
     ----------
-    Kusupati et al. 2022, *Matryoshka Representation Learning*, arXiv:2205.13147.
+    Kusupati et al. 2022, *Matryoshka Representation Learning*, arXiv:2205.13147,
+    section 3.
 
     Examples
     --------

@@ -36,6 +36,7 @@ from funnel.snapshot import Snapshot
 DEEPEST = 20_000  # ranks by codes that are looked for
 DEEPER = 4  # times as many answers, until a scan's is found
 TIGHTEST, LOOSEST = 0.01, 100  # slacks that are tried, each twice the one before
+HALVINGS = 8  # of what lies between the last that was too little and the first enough
 TRIES = 16  # numbers of answers
 Ranks = dict[int, tuple[int, float]]
 
@@ -284,14 +285,38 @@ def _longer_walk(asked: Asked, row: int, listed: int) -> dict[str, float]:
     """Return the arguments that reach a row: a shortlist, more slack, a longer list."""
     plan, most = asked.plan, asked.snapshot.manifest.rows
     change: dict[str, float] = {"shortlist": listed} if listed > plan.shortlist else {}
-    tries, slack, ef = [change] if change else [], plan.slack, max(plan.ef, listed)
+    if change and asked.reaches(row, change):
+        return change
+    slack, ef = plan.slack, max(plan.ef, listed)
     while slack is not None and slack < LOOSEST:
-        slack = max(TIGHTEST, 2 * slack)
-        tries.append(change | {"slack": slack})
+        before, slack = slack, max(TIGHTEST, 2 * slack)
+        if asked.reaches(row, change | {"slack": slack}):
+            return _least(asked, row, change, "slack", before, slack)
+    change |= {} if slack is None else {"slack": slack}
     while ef < most:
-        ef = min(2 * ef, most)
-        tries.append({**(tries[-1] if tries else {}), "ef_search": ef})
-    return next((one for one in tries if asked.reaches(row, one)), {})
+        before, ef = ef, min(2 * ef, most)
+        if asked.reaches(row, change | {"ef_search": ef}):
+            return _least(asked, row, change, "ef_search", before, ef)
+    return {}
+
+
+def _least(
+    asked: Asked, row: int, change: dict[str, float], name: str, low: float, high: float
+) -> dict[str, float]:
+    """Return the least value of an argument that reaches a row, by halving.
+
+    Between one that does not, and one that does; what is returned was tried.
+    """
+    whole = name == "ef_search"
+    for _ in range(HALVINGS):
+        middle = (low + high) // 2 if whole else round((low + high) / 2, 4)
+        if middle in (low, high):
+            break
+        if asked.reaches(row, change | {name: middle}):
+            high = middle
+        else:
+            low = middle
+    return change | {name: high}
 
 
 def _more_answers(asked: Asked, row: int, rank: int) -> dict[str, float]:

@@ -113,7 +113,7 @@ def gains_of(snapshot: Snapshot, qrels: Any, count: int) -> list[dict[int, float
     Raises
     ------
     InvalidTypeError, InvalidArgumentError
-        If `qrels` is not a dict for each query.
+        If `qrels` is not a dict for each query, or a relevance is not finite.
     """
     if isinstance(qrels, str | bytes | Mapping) or not isinstance(qrels, Sequence):
         raise InvalidTypeError("qrels must be a sequence of dicts, one a query")
@@ -123,9 +123,9 @@ def gains_of(snapshot: Snapshot, qrels: Any, count: int) -> list[dict[int, float
     for number, held in enumerate(qrels):
         if not isinstance(held, Mapping):
             raise InvalidTypeError(f"qrels[{number}] must be a dict of id → relevance")
-        rows = {snapshot.row_of(i): gain for i, gain in held.items()}
+        rows = {snapshot.row_of(i): _relevance(gain) for i, gain in held.items()}
         rows.pop(-1, None)
-        found.append({row: check_number("relevance", g) for row, g in rows.items()})
+        found.append(rows)
     return found
 
 

@@ -62,7 +62,14 @@ class StageLoss:
 
 @dataclass(frozen=True)
 class StageLosses(Shown):
-    """The steps of a search in order; prints as a table, shows as one in a notebook."""
+    """The steps of a search in order; prints as a table, shows as one in a notebook.
+
+    Parameters
+    ----------
+    stages : tuple of StageLoss
+    queries, k : int
+        How many were searched, and their answers.
+    """
 
     stages: tuple[StageLoss, ...]
     queries: int
@@ -106,7 +113,8 @@ def loss_by_stage(work: Workload, plan: Plan, gains: Gains | None) -> StageLosse
         steps = max(steps, now, key=len)
     # A query that the projection says nothing of is scanned: it has one step.
     whole = [one + one[-1:] * (len(steps) - len(one)) for one in left]
-    means = np.array(whole).mean(axis=0)  # (s, 2)
+    # Of queries that exact search answers with nothing relevant, no share of ndcg.
+    means = _means(np.array(whole))  # (s, 2)
     drops = 0.0 - np.diff(means, axis=0, prepend=1.0)
     stages = [
         StageLoss(step.name, step.dim, step.keep, recall, lost)
@@ -117,6 +125,17 @@ def loss_by_stage(work: Workload, plan: Plan, gains: Gains | None) -> StageLosse
         )
     ]
     return StageLosses(tuple(stages), len(work.queries), work.k)
+
+
+def _means(left: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the means over queries, (q, s, 2) → (s, 2), of those that are numbers."""
+    known = ~np.isnan(left)
+    sums, counts = np.where(known, left, 0.0).sum(axis=0), known.sum(axis=0)
+    nothing = np.full(sums.shape, np.nan)
+    means: npt.NDArray[np.float64] = np.divide(
+        sums, counts, out=nothing, where=counts > 0
+    )
+    return means
 
 
 def _left(
@@ -137,7 +156,7 @@ def _left(
             ranked = best[np.isin(best, kept)][: work.k]
             exact = discounted([work.truth[0].tolist()], [held], work.k)[0]
             ours = discounted([ranked.tolist()], [held], work.k)[0]
-            ndcg = min(1.0, ours / exact) if exact > 0 else 1.0
+            ndcg = min(1.0, ours / exact) if exact > 0 else np.nan
         found.append((float(recall), float(ndcg)))
     return found
 

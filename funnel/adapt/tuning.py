@@ -101,6 +101,10 @@ class Tuning:
         path : str or Path, optional
             Where to write it too.
 
+        Returns
+        -------
+        matplotlib.figure.Figure
+
         Raises
         ------
         InvalidArgumentError

@@ -251,7 +251,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: ArrayLike) -> Floats:  # noqa: N803
         """Return the probabilities by the head that each row stopped at.
 
-        Raises as `predict`, whose labels are the most probable ones.
+        The labels that `predict` returns are the most probable ones.
 
         Parameters
         ----------
@@ -261,6 +261,11 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         (n, c) ndarray
             Columns as in `classes_`.
+
+        Raises
+        ------
+        UnfittedError, DimensionError, InvalidArgumentError, InvalidTypeError
+            As `predict`.
         """
         return self._walk(X)[0]
 
@@ -275,6 +280,11 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         (n,) int64 ndarray
             Each is one of `dims_`.
+
+        Raises
+        ------
+        UnfittedError, DimensionError, InvalidArgumentError, InvalidTypeError
+            As `predict`.
         """
         _, stopped = self._walk(X)
         dims: Ints = np.asarray(self.dims_)[stopped]

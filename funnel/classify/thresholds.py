@@ -128,8 +128,9 @@ def risk_controlled(confidences: Floats, right: Bools, alpha: float) -> float:
     In expectation, over labelled and new rows that are exchangeable, for any heads.
     Conformal risk control: the smallest level with (harmed(level) + 1) / (n + 1) at
     most `alpha`, the loss made monotone as its section on general losses says;
-    Angelopoulos et al. 2022, arXiv:2208.02814, theorem 1. Rows that an early head
-    alone gets right are not set off against harmed ones: the loss is below the bound.
+    Angelopoulos et al. 2022, arXiv:2208.02814, section 2, theorem 1. Rows that an early
+    head alone gets right are not set off against harmed ones: the loss is below the
+    bound.
 
     Thresholds that are each controlled on their own do not have this property: their
     losses add up.

@@ -44,15 +44,14 @@ NO_FLOAT32 = np.empty(0, np.float32)
 def segment_of(table: Array, row: int) -> Any:
     """Return the table's row of the segment that holds `row`: the last with its first.
 
-    A binary search; with one segment there is nothing to look at.
+    A binary search without a branch that could not be foreseen; with one segment there
+    is nothing to look at.
     """
-    low, high = 0, len(table) - 1
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if table[middle, FIRST] <= row:
-            low = middle
-        else:
-            high = middle - 1
+    low, count = 0, len(table)
+    while count > 1:
+        half = count >> 1
+        low += half * int(table[low + half, FIRST] <= row)
+        count -= half
     return table[low]
 
 

@@ -314,26 +314,25 @@ def scan(
     int
         Nodes in `pool`.
     """
-    clear(pool, limit)
-    size, lowest = 0, under(floor)
-    scores = np.empty(FOUR, np.int32)
-    enough = lowest >> NODE_BITS
+    size, bound, scores = 0, under(floor), np.empty(FOUR, np.int32)
     for first in range(0, len(codes), FOUR):
         m = min(FOUR, len(codes) - first)
         if m == FOUR:
             score_next(query, codes, first, offset, scores)
             top = max(max(scores[0], scores[1]), max(scores[2], scores[3]))
-            if top < enough:
+            if top < bound >> NODE_BITS:
                 continue
         for i in range(m):
             node = first + i
             if m < FOUR:
                 scores[i] = score_code(query, codes[node], offset)
             key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(node) << 1)
-            if key > max(pool[limit], lowest) and (len(passing) == 0 or passing[node]):
+            if key > bound and (len(passing) == 0 or passing[node]):
+                if size == 0:  # of most small segments, nothing is above the floor
+                    clear(pool, limit)
                 insert(pool, size, limit, key)
                 size = min(size + 1, limit)
-        enough = max(pool[limit], lowest) >> NODE_BITS
+                bound = max(bound, pool[limit])
     return size
 
 

@@ -111,8 +111,8 @@ class Tuned:
 def risk_bound(loss: float, queries: int) -> float:
     """Return a bound of the expected loss on a query like the calibration's.
 
-    Conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814, theorem 1) for
-    losses of at most 1 that fall from level to level.
+    Conformal risk control (Angelopoulos et al. 2022, arXiv:2208.02814, section 2,
+    theorem 1) for losses of at most 1 that fall from level to level.
     """
     return (queries * loss + 1) / (queries + 1)
 
