@@ -346,6 +346,7 @@ def gains_of(
 def measure(args: argparse.Namespace) -> Record:
     """Tune on some queries, judge on the others."""
     from benchmarks import machine
+    from benchmarks.bounds import ruled_out
     from benchmarks.measure import quiet
     from benchmarks.truth import make_workload
     from funnel import FunnelIndex
@@ -360,7 +361,9 @@ def measure(args: argparse.Namespace) -> Record:
         with quiet(1), FunnelIndex.open(folder / "index", "rw") as index:
             index.warmup()
             gains = gains_of(workload.data, judged)
-            found = _judged(Judge(index, queries, args.k, gains), tuning, known)
+            judge = Judge(index, queries, args.k, gains)
+            spared = ruled_out(index, workload.data.corpus, queries, args.k)
+            found = _judged(judge, tuning, known) | {"ruled_out": spared}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return found | {

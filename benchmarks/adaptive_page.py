@@ -29,6 +29,7 @@ def tables(found: Record) -> list[Table]:
     """Return what was found on one data set."""
     return [
         searches(found), ahead(found), equals(found), bounds(found), pruned(found),
+        outside(found),
     ]  # fmt: skip
 
 
@@ -133,6 +134,13 @@ def pruned(found: Record) -> Table:
     ]  # fmt: skip
     header = ["certified", "rows reranked", "spared", "batch µs"]
     return Table(f"{found['dataset']}: what bounds spare", header, rows)
+
+
+def outside(found: Record) -> Table:
+    """Return what the norms outside a projection alone would rule out."""
+    shares = found["ruled_out"]
+    title = f"{found['dataset']}: of a shortlist of 200, ruled out by what lies outside"
+    return Table(title, ["", *shares], [["share", *map(share, shares.values())]])
 
 
 def verdicts(records: list[Record]) -> Table:
