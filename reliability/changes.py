@@ -7,7 +7,9 @@ slices. It cuts nothing short and judges nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,11 +149,34 @@ def perform(
     return index
 
 
+THRESHOLDS = {
+    funnel.build.segment: ("SCAN_ROWS",),
+    funnel.merging: ("SCANNED_NODES", "SCANNED_SEGMENTS"),
+    funnel.index: ("KEPT_VERSIONS",),
+}
+
+
 def lower_thresholds() -> None:
     """Let small indexes have graphs, merge often, and keep few versions."""
     funnel.build.segment.SCAN_ROWS = GRAPH_ROWS
     funnel.merging.SCANNED_NODES, funnel.merging.SCANNED_SEGMENTS = 40, 3
     funnel.index.KEPT_VERSIONS = 5
+
+
+@contextlib.contextmanager
+def lowered_thresholds() -> Iterator[None]:
+    """As `lower_thresholds`, for a while."""
+    kept = [
+        (module, name, getattr(module, name))
+        for module, names in THRESHOLDS.items()
+        for name in names
+    ]
+    lower_thresholds()
+    try:
+        yield
+    finally:
+        for module, name, value in kept:
+            setattr(module, name, value)
 
 
 def count_merges(counts: memoryview) -> None:

@@ -35,7 +35,9 @@ def table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def said(cell: Any) -> str:
-    """Return a cell's text."""
+    """Return a cell's text; what was not counted is a dash."""
+    if cell is None:
+        return "–"
     if isinstance(cell, float):
         return f"{cell:.4f}" if 0 < cell < 1 else f"{cell:g}"
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
@@ -67,16 +69,25 @@ def _soak(lines: list[Line]) -> str:
 
 
 def _concurrent(lines: list[Line]) -> str:
-    header = ["readers", "seconds", "versions", "answers", "wrong", "left open"]
+    header = [
+        "readers", "seconds", "versions", "merges", "answers checked", "wrong",
+        "left open", "memory grown, MB", "p99 in a compaction, ms", "otherwise",
+    ]  # fmt: skip
     return table(
         header,
         (
             [f"{one['readers']} {'processes' if one['processes'] else 'threads'}",
-             one["seconds"], one["versions"], one["answers"], one["wrong"],
-             one["left_descriptors"] + one["left_maps"]]
+             one["seconds"], one["versions"], one.get("merges"), one["answers"],
+             one["wrong"], one["left_descriptors"] + one["left_maps"],
+             _in_mb(one.get("grown_bytes")), one.get("p99_ms_in_compaction"),
+             one.get("p99_ms_otherwise")]
             for one in lines
         ),
     )  # fmt: skip
+
+
+def _in_mb(count: int | None) -> float | None:
+    return None if count is None else round(count / 1e6, 1)
 
 
 def _quality(lines: list[Line]) -> str:
