@@ -108,6 +108,8 @@ FORMS = (
         Form("kill", KILLS, ("--by", by), ("--by", by, "--every", "40"), of_kills(by))
         for by in ("KILL", "INT", "EIO", "ENOSPC", "EROFS")
     ),
+    Form("kill", KILLS, ("--failpoints",), ("--failpoints", "--every", "40"),
+         of_kills("KILL, without strace")),
     Form("powerloss", "reliability.powerloss", ("--states", "6000", "--mutants"),
          ("--states", "50"), of_power_cuts),
     Form("soak", "reliability.soak", ("--seconds", "300"),

@@ -6,7 +6,8 @@ forks of one warm process: each attempt takes a fraction of a second.
 
 With `--by INT` the writer is interrupted there, as by Ctrl-C; with `--by EIO`,
 `ENOSPC` or `EROFS` the call fails, as on a bad, a full or a read-only disk: it then
-ends with an exception, and must leave as much.
+ends with an exception, and must leave as much. `--failpoints` kills without strace, as
+`failpoints.py` says; so does `--by KILL` where strace cannot be used.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from reliability.failpoints import calls_of, run_stopped
 from reliability.trace import cannot_trace, scratch
 from reliability.workload import INDEX, LOG, check, promised, run
 
@@ -170,24 +172,38 @@ def kill_at(point: Point, seed: int, by: str = "KILL") -> Trial:
     wanted = ["-e", f"trace={point.syscall}", "-o", os.devnull]
     wanted += ["-e", f"inject={point.syscall}:{FAULTS[by]}:when={point.nth}"]
     with tempfile.TemporaryDirectory(prefix="funnel-", dir=scratch()) as made:
-        folder = Path(made)
-        status = run_traced(folder, seed, wanted)
-        promise = promised(folder / LOG)
-        said = promise.acknowledged, promise.intended
-        try:
-            outcome = check(folder / INDEX, *said)
-        except AssertionError as error:
-            outcome = f"violation: {error}"
-        expected = status == -signal.SIGKILL if by == "KILL" else status >= 0
-        if not expected and not outcome.startswith("violation"):
-            outcome = f"not killed by {by}: it ended with {status}"
-    return Trial(point.syscall, point.nth, outcome)
+        status = run_traced(Path(made), seed, wanted)
+        return Trial(point.syscall, point.nth, _judged(Path(made), status, by))
+
+
+def stop_at(name: str, nth: int, seed: int) -> Trial:
+    """Run the workload, killed without strace at its n-th call, and check as well."""
+    with tempfile.TemporaryDirectory(prefix="funnel-", dir=scratch()) as made:
+        status = run_stopped(Path(made), seed, nth)
+        return Trial(name, nth, _judged(Path(made), status, "KILL"))
+
+
+def _judged(folder: Path, status: int, by: str) -> str:
+    """Return the outcome of a run that ended with a status."""
+    promise = promised(folder / LOG)
+    said = promise.acknowledged, promise.intended
+    try:
+        outcome = check(folder / INDEX, *said)
+    except AssertionError as error:
+        outcome = f"violation: {error}"
+    expected = status == -signal.SIGKILL if by == "KILL" else status >= 0
+    if not expected and not outcome.startswith("violation"):
+        outcome = f"not killed by {by}: it ended with {status}"
+    return outcome
 
 
 def trials(asked: argparse.Namespace) -> Iterator[Trial]:
     """Run the workload with a fault at each point that is asked for."""
     with tempfile.TemporaryDirectory(prefix="funnel-", dir=scratch()) as made:
         run(Path(made), asked.seed)  # loads what the forks would each load
+    if asked.failpoints:
+        yield from _stops(asked)
+        return
     points = points_of(asked.seed)
     if asked.only:
         points = [point for point in points if point.syscall == asked.only]
@@ -195,22 +211,39 @@ def trials(asked: argparse.Namespace) -> Iterator[Trial]:
         yield kill_at(point, asked.seed, asked.by)
 
 
+def _stops(asked: argparse.Namespace) -> Iterator[Trial]:
+    """Run the workload, killed without strace at each call that is asked for."""
+    with tempfile.TemporaryDirectory(prefix="funnel-", dir=scratch()) as made:
+        names = calls_of(Path(made), asked.seed)
+    calls = [(name, at + 1) for at, name in enumerate(names)]
+    if asked.only:
+        calls = [call for call in calls if call[0] == asked.only]
+    for name, nth in calls[asked.every // 2 :: asked.every]:
+        yield stop_at(name, nth, asked.seed)
+
+
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--every", type=int, default=1, help="take each N-th point")
     parser.add_argument("--only", choices=CALLS, help="points of one call")
     parser.add_argument("--by", choices=FAULTS, default="KILL", help="what happens")
+    parser.add_argument("--failpoints", action="store_true", help="kill without strace")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON line for each trial")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if asked.failpoints and asked.by != "KILL":
+        parser.error("--failpoints kill: give no other --by")
+    return asked
 
 
 def main() -> int:
     """Kill the workload at its points; return 1 if an index is not what it must be."""
     asked, reason = _asked(), cannot_trace()
-    if reason is not None:
+    if reason is not None and not asked.failpoints:
         sys.stdout.write(reason + "\n")
-        return 1
+        if asked.by != "KILL":
+            return 1
+        asked.failpoints = True
     lines, failed, outcomes = [], 0, collections.Counter[str]()
     for trial in trials(asked):
         lines.append(json.dumps(asdict(trial)) + "\n")

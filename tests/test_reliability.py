@@ -1,15 +1,19 @@
 """A writer that is killed, or loses its power, leaves an index that is whole.
 
-Quick forms of `reliability/`, and that its power cuts notice a sync that is left out.
+Quick forms of `reliability/`, with strace and without, and that its power cuts notice
+a sync that is left out.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,19 +59,56 @@ def trace() -> Trace:
 def test_kill__leaves_a_whole_index(
     by: str, where: list[str], least: int, tmp_path: Path
 ) -> None:
-    out = tmp_path / "trials.jsonl"
-    command = [sys.executable, "-m", "reliability.kill", "--by", by, *where]
+    trials = killed(tmp_path / "trials.jsonl", "--by", by, *where)
+    assert len(trials) >= least
+    assert {"absent", "acknowledged"} <= {trial["outcome"] for trial in trials}
+
+
+@pytest.mark.parametrize(
+    ("where", "least"),
+    [(["--every", "60" if REASON is None else "12"], 8), (["--only", "link"], 8)],
+    ids=["all", "link"],
+)
+def test_kill__without_strace_leaves_a_whole_index(
+    where: list[str], least: int, tmp_path: Path
+) -> None:
+    trials = killed(tmp_path / "trials.jsonl", *where, PATH="")
+    assert len(trials) >= least
+    assert {"absent", "acknowledged"} <= {trial["outcome"] for trial in trials}
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5])  # makes a folder, writes, renames
+def test_failpoints__end_a_process_at_its_nth_call(nth: int, tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from reliability.failpoints import Failpoints\n"
+        f"points = Failpoints({nth}); points.install()\n"
+        "folder = Path(sys.argv[1]); folder.mkdir()\n"
+        "with (folder / 'a').open('xb') as file:\n"
+        "    file.write(b'12'); file.flush(); os.fsync(file.fileno())\n"
+        "(folder / 'a').rename(folder / 'b'); (folder / 'b').unlink()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x")]
+    done = subprocess.run(command, cwd=REPOSITORY, check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = {path.name: path.read_bytes() for path in tmp_path.glob("x/*")}
+    assert left == {1: {}, 3: {"a": b"1"}, 5: {"a": b"12"}}[nth]
+    assert (tmp_path / "x").exists() == (nth > 1)
+
+
+def killed(out: Path, *options: str, **environment: str) -> list[dict[str, Any]]:
+    """Run `reliability.kill`, which must find no fault; return its trials."""
+    command = [sys.executable, "-m", "reliability.kill", *options]
     done = subprocess.run(
         [*command, "--out", str(out)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    trials = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(trials) >= least
-    assert {"absent", "acknowledged"} <= {trial["outcome"] for trial in trials}
+    return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 @needs_strace
