@@ -3,8 +3,9 @@
 ``python -m reliability.damage [--trials N] [--systems funnel,hnswlib,…] [--out FILE]``.
 Each trial copies a small index, damages one of its files, and opens and searches it in
 a process of its own; for funnel once more after ``verify("full")``. The same for other
-libraries' files, where they are installed. What is printed is a row a system and kind
-of damage.
+libraries' files, where they are installed. Some rows are equal and some have no code:
+there are files of every type. What is printed is a row a system and kind of damage, and
+how many files there are of each type of ours.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 ROWS, DIM, K = 5_000, 32, 10
+CODE_DIM = 24  # what lies beyond has no code
+EQUAL_EVERY, LOOSE_EVERY = 20, 500  # rows: equal to the one before; without a code
 PAGE_BYTES = 4096
 LIMIT_S, LIMIT_BYTES = 10, 4 << 30  # of an answer: time, and memory beside what is
 RIGHT, ERROR, WRONG, OTHER = 0, 10, 11, 12
@@ -106,7 +109,7 @@ class Funnel:
         names = [f"row {i}" for i in range(len(vectors))]
         with FunnelIndex.build(
             vectors[:most], ids=names[:most], path=folder / "index", threads=1,
-            metadata={"n": range(most)}, projection="pca",
+            metadata={"n": range(most)}, projection="pca", code_dim=CODE_DIM,
         ) as index:  # fmt: skip
             index.add(vectors[most:], ids=names[most:])
             index.delete(names[::50])
@@ -226,12 +229,36 @@ def _answered(system: Stored, folder: Path, queries: np.ndarray, right: Any) -> 
     return RIGHT if found == right else WRONG
 
 
+def corpus() -> np.ndarray:
+    """Return unit rows, float32 (ROWS, DIM): some are equal, some have no code."""
+    rows = np.random.default_rng(1).standard_normal((ROWS, DIM)).astype(np.float32)
+    rows[:, CODE_DIM:] = 0
+    last = slice(EQUAL_EVERY - 1, None, EQUAL_EVERY)
+    rows[last] = rows[EQUAL_EVERY - 2 :: EQUAL_EVERY]
+    for place, row in enumerate(range(LOOSE_EVERY - 1, ROWS, LOOSE_EVERY)):
+        rows[row] = np.eye(DIM)[CODE_DIM + place % (DIM - CODE_DIM)]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def types_of(folder: Path) -> dict[str, int]:
+    """Return how many files that are not empty an index of ours has of each type."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = [
+        {"data": path.name.split(".")[1:2], "manifest": ["manifest"]}.get(
+            path.parent.name, [path.name]
+        )[0]
+        for path in files
+        if path.stat().st_size
+    ]
+    return dict(sorted(Counter(names).items()))
+
+
 def run(name: str, trials: int, seed: int, folder: Path) -> list[dict[str, Any]]:
     """Damage a system's files `trials` times a kind; return a row a kind."""
     system, rng = SYSTEMS[name](), np.random.default_rng(seed)
-    vectors = np.random.default_rng(1).standard_normal((ROWS, DIM)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[:20] + np.float32(0.1)
+    vectors = corpus()
+    queries = vectors[[*range(EQUAL_EVERY), LOOSE_EVERY - 1]] + np.float32(0.1)
     whole = folder / "whole"
     whole.mkdir()
     system.build(vectors, whole)
@@ -274,6 +301,9 @@ def main() -> int:
                 ours = name.startswith("funnel")
                 trials = args.trials if ours else args.peer_trials
                 found = run(name, trials, args.seed, Path(folder))
+                if ours:
+                    types = types_of(Path(folder) / "whole")
+                    found.append({"system": name, "files": types})
             except ImportError as error:
                 found = [{"system": name, "missing": str(error)}]
         rows += found

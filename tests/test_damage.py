@@ -33,6 +33,15 @@ def test_damage__is_an_error_or_no_matter(name: str, tmp_path: Path) -> None:
             assert row["error"] > TRIALS / 2
 
 
+def test_damage__spoils_files_of_every_type(tmp_path: Path) -> None:
+    damage.Funnel(verified=False).build(damage.corpus(), tmp_path)
+    assert set(damage.types_of(tmp_path)) == {
+        "FUNNEL", "manifest", "vectors0", "norms", "codes", "links",
+        "entries", "node_starts", "node_rows", "loose", "ids", "lookup", "metadata",
+        "axes", "deleted",
+    }  # fmt: skip
+
+
 class Fragile:
     """A system that does what it is told, to see that a trial says so."""
 
