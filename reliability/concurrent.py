@@ -37,7 +37,7 @@ from reliability.changes import lowered_thresholds
 DIM, START_ROWS, MOST_ROWS, K = 32, 400, 1500, 5
 NUMBERS = 3000  # of vectors that are searched for
 CLOSE = 1e-5
-COMPACT_EVERY = 60  # changes
+COMPACT_EVERY = 20  # changes
 WARM = 0.25  # the share of the time after which memory may not grow
 GROWTH_BYTES = 32 << 20  # … but by this: what an allocator keeps
 START_S = 120.0  # how long readers wait for each other
