@@ -4,8 +4,8 @@
 that a disk may be in, as ALICE does (Pillai et al., OSDI 2014, section 3): what was
 synced is there; of the rest, each entry of a folder and each file's bytes may be there,
 or not, or in part. A rename is all or nothing. There are too many such states for all:
-a seeded sample is checked. With `--mutants` each kind of sync is ignored in turn, which
-must be noticed.
+a seeded sample is checked. With `--mutants` each kind of sync is ignored in turn, by
+the role of what is synced, which must be noticed; with `--calls`, each single sync.
 """
 
 from __future__ import annotations
@@ -406,8 +406,10 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--states", type=int, default=2_000, help="drawn at random")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a JSON line a state or mutant")
-    parser.add_argument("--mutants", action="store_true", help="ignore syncs in turn")
-    parser.add_argument("--calls", action="store_true", help="each call, not role")
+    parser.add_argument(
+        "--mutants", action="store_true", help="ignore each kind of sync"
+    )
+    parser.add_argument("--calls", action="store_true", help="… each single sync")
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ WRITTEN_BY = "`python -m reliability`"
 SHARES = ("crash", "hung", "other error", "wrong", "error", "right")
 SAID = {
     "kill": "A writer is cut short at each of its calls that change files",
-    "powerloss": "A power cut at each of its operations, in every state of the disk",
+    "powerloss": "A power cut at each of its operations: states of the disk, sampled",
     "soak": "Random changes, killed at random moments and in merges",
     "concurrent": "One writer beside readers: answers against what versions held",
     "quality": "Answers as the index changes",
@@ -57,7 +57,9 @@ def _kill(lines: list[Line]) -> str:
 
 
 def _powerloss(lines: list[Line]) -> str:
-    header = ["states", "violations", "syncs left out", "noticed", "said twice anyway"]
+    header = [
+        "states", "violations", "kinds of sync left out", "noticed", "said twice anyway"
+    ]  # fmt: skip
     names = ("states", "failed", "mutants", "noticed", "doubled")
     return table(header, ([one[name] for name in names] for one in lines))
 
@@ -113,7 +115,12 @@ def _damage(lines: list[Line]) -> str:
         + [one.get(name, 0) for name in SHARES]
         for one in counted
     ]
-    return page + "\n" + table(["system", "kind", "trials", *SHARES], each)
+    page += "\n" + table(["system", "kind", "trials", *SHARES], each)
+    for one in lines:
+        if "files" in one:
+            types = ", ".join(f"{name} {count}" for name, count in one["files"].items())
+            page += f"\nFiles of `{one['system']}` by type: {types}.\n"
+    return page
 
 
 def _compat(lines: list[Line]) -> str:
