@@ -1,16 +1,21 @@
 """A disk that refuses: a typed error, the old version intact, the next change works.
 
-Each call that writes fails in turn, first to last.
+Each call that writes fails in turn, first to last; and a real file, or file system,
+has a little more room each time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import multiprocessing
 import os
 import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +218,98 @@ def test_search__needs_no_disk_once_open(
         path.rename(tmp_path / "elsewhere")
         assert index.search(POOL[:5]).ids.tolist() == expected
         assert np.isfinite(index.search(POOL[0]).scores).all()
+
+
+# ---- a file that may not grow, and a small file system
+
+
+@contextlib.contextmanager
+def limited_files(folder: Path, spare: int) -> Iterator[None]:
+    """Let no file grow beyond `spare` bytes: Python ignores the signal."""
+    with limited(resource.RLIMIT_FSIZE, spare):
+        yield
+
+
+@contextlib.contextmanager
+def filled(folder: Path, spare: int) -> Iterator[None]:
+    """Leave `spare` bytes free on the file system of a folder."""
+    system, ballast = os.statvfs(folder), folder / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, system.f_bavail * system.f_frsize - spare)
+    try:
+        yield
+    finally:
+        ballast.unlink()
+
+
+class UnmountableError(Exception):
+    """This machine lets nobody mount a file system."""
+
+
+def mount_small(folder: Path) -> None:
+    """Mount 2 MB of memory on a folder, for this process alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    apart, private = 0x20000, 0x44000  # CLONE_NEWNS; MS_REC | MS_PRIVATE
+    for failed in (
+        lambda: libc.unshare(apart),
+        lambda: libc.mount(b"none", b"/", None, private, None),
+        lambda: libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=2m"),
+    ):
+        if failed():
+            raise UnmountableError(os.strerror(ctypes.get_errno()))
+
+
+def refuse_steps(folder: Path, name: str, *, mounted: bool) -> list[int]:
+    """Try a change with a little more room each time; return errors until it works.
+
+    To be called in a process of its own.
+    """
+    if mounted:
+        mount_small(folder)
+    room = filled if mounted else limited_files
+    path, whole, seen = folder / "index", folder / "whole", []
+    FunnelIndex.build(POOL[:90], path=path, **rows(0, 90)).close()
+    shutil.copytree(path, whole)
+    with FunnelIndex.open(path, "rw", auto_compact=False) as index:
+        CHANGES[name](index)  # all that is needed is compiled and loaded
+    for spare in range(0, 2 << 20, 4096 if mounted else 512):
+        shutil.rmtree(path)
+        shutil.copytree(whole, path)
+        with FunnelIndex.open(path, "rw", auto_compact=False) as index:
+            before = held(index)
+            try:
+                with room(folder, spare):
+                    CHANGES[name](index)
+            except StorageError as error:
+                seen.append(error.errno or 0)
+            else:
+                return seen
+            index.verify()
+            if name != "compact":
+                assert index.versions() == [1]
+                assert held(index) == before
+            CHANGES[name](index)
+        with FunnelIndex.open(path) as again:
+            again.verify()
+            assert held(again) != before
+    raise AssertionError("there is never room")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts differ")
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    ("mounted", "number"),
+    [(False, errno.EFBIG), (True, errno.ENOSPC)],
+    ids=["file", "disk"],
+)
+def test_change__without_room_changes_nothing(
+    mounted: bool, number: int, name: str, tmp_path: Path
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as alone:
+        try:
+            seen = alone.submit(refuse_steps, tmp_path, name, mounted=mounted).result()
+        except UnmountableError as error:
+            pytest.skip(f"no file system can be mounted here: {error}")
+    assert len(seen) >= 2  # an update of metadata writes two small files
+    assert set(seen) == {number}
