@@ -74,6 +74,11 @@ def of_power_cuts(lines: list[Line]) -> list[Line]:
     ]
 
 
+def of_single_syncs(lines: list[Line]) -> list[Line]:
+    """Count states, and mutants that lack one sync, not all of a kind."""
+    return [one | {"left_out": "single syncs"} for one in of_power_cuts(lines)]
+
+
 def of_rounds(lines: list[Line]) -> list[Line]:
     """Count the rounds of the soak."""
     killed = [line for line in lines if line["ended"] != 0]
@@ -112,6 +117,8 @@ FORMS = (
          of_kills("KILL, without strace")),
     Form("powerloss", "reliability.powerloss", ("--states", "6000", "--mutants"),
          ("--states", "50"), of_power_cuts),
+    Form("powerloss", "reliability.powerloss", ("--states", "400", "--calls"),
+         ("--states", "0"), of_single_syncs),
     Form("soak", "reliability.soak", ("--seconds", "300"),
          ("--seconds", "10"), of_rounds),
     Form("concurrent", "reliability.concurrent", ("--seconds", "120", "--slower", "3"),

@@ -58,10 +58,17 @@ def _kill(lines: list[Line]) -> str:
 
 def _powerloss(lines: list[Line]) -> str:
     header = [
-        "states", "violations", "kinds of sync left out", "noticed", "said twice anyway"
+        "left out", "of them", "noticed", "said twice anyway", "states with all syncs",
+        "violations",
     ]  # fmt: skip
-    names = ("states", "failed", "mutants", "noticed", "doubled")
-    return table(header, ([one[name] for name in names] for one in lines))
+    names = ("mutants", "noticed", "doubled", "states", "failed")
+    return table(
+        header,
+        (
+            [one.get("left_out", "kinds of sync"), *(one[name] for name in names)]
+            for one in lines
+        ),
+    )
 
 
 def _soak(lines: list[Line]) -> str:
