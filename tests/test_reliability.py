@@ -6,6 +6,7 @@ a sync that is left out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -30,6 +31,7 @@ from reliability.trace import (
     ROOT,
     Enter,
     Move,
+    Op,
     Sync,
     Trace,
     Write,
@@ -44,7 +46,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def trace() -> Trace:
-    return recorded(seed=1)
+    return recorded(seed=1, traced=REASON is None)
 
 
 @needs_strace
@@ -111,7 +113,6 @@ def killed(out: Path, *options: str, **environment: str) -> list[dict[str, Any]]
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-@needs_strace
 def test_power_cut__leaves_a_whole_index(trace: Trace) -> None:
     assert trace.forbidden == []
     outcomes = [outcome for _, outcome in explore(states_of(trace, 50, 1), set())]
@@ -119,14 +120,12 @@ def test_power_cut__leaves_a_whole_index(trace: Trace) -> None:
     assert set(outcomes) == {"absent", "acknowledged", "intended"}
 
 
-@needs_strace
 @pytest.mark.parametrize("role", ["data/", "codes"])
 def test_power_cut__shows_that_a_sync_is_needed(trace: Trace, role: str) -> None:
     ignored = mutants_of(trace)[role]
     assert first_violation(states_of(trace, 0, 1, ignored), set()) is not None
 
 
-@needs_strace
 def test_trace__has_files_of_every_role(trace: Trace) -> None:
     assert set(mutants_of(trace)) == {
         "vectors0", "norms", "codes", "links", "entries", "node_starts", "node_rows",
@@ -134,6 +133,19 @@ def test_trace__has_files_of_every_role(trace: Trace) -> None:
         "manifest draft", "manifest/", "manifest/ after removal", "index folder",
         "parent",
     }  # fmt: skip
+
+
+@needs_strace
+def test_trace__in_python_is_that_of_strace(trace: Trace) -> None:
+    def steps(trace: Trace) -> list[list[str]]:
+        ops = [op for op in trace.ops if not isinstance(op, Write)]
+        runs = itertools.groupby(ops, lambda op: isinstance(op, Sync))
+        return [sorted(map(step, some)) for _, some in runs]  # files sync in any order
+
+    def step(op: Op) -> str:
+        return op.role if isinstance(op, Sync) else type(op).__name__
+
+    assert steps(recorded(seed=1, traced=False)) == steps(trace)
 
 
 # ---- the model of a disk
