@@ -29,8 +29,13 @@ Each has two parents, so that callers may catch ours or Python's own::
 from __future__ import annotations
 
 import difflib
+import itertools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+DEEPEST = 100  # dicts and lists within each other
+NESTED = (Mapping, list, tuple, set, frozenset)
+PLAIN = (str, int, float, bytes, type(None))  # most values are: quick to pass by
 
 
 class FunnelError(Exception):
@@ -160,6 +165,22 @@ def check_whole(
     if not low <= number <= high:
         raise error(f"{name} must be in {low} … {high:,}, not {number}")
     return number
+
+
+def check_depth(name: str, value: object) -> None:
+    """Raise if dicts and lists are nested too deep to be read, or shown, in turn."""
+    left = [(value, 1)]
+    while left:
+        one, depth = left.pop()
+        if depth > DEEPEST:
+            raise InvalidArgumentError(
+                f"{name}: dicts and lists are nested more than {DEEPEST} deep"
+            )
+        if isinstance(one, Mapping):
+            one = itertools.chain(one, one.values())
+        if isinstance(one, Iterable):
+            inner = [i for i in one if not isinstance(i, PLAIN)]
+            left += [(i, depth + 1) for i in inner if isinstance(i, NESTED)]
 
 
 def check_share(name: str, value: object) -> float:

@@ -22,6 +22,7 @@ from funnel.errors import (
     DimensionError,
     InvalidArgumentError,
     InvalidTypeError,
+    check_depth,
 )
 from funnel.reading import id_column, rows_of, schema_of, widened
 from funnel.selection import Flags, Selection, select
@@ -57,6 +58,37 @@ def selection_of(snapshot: Snapshot, given: Any) -> Selection:
         kept = select(snapshot.segments, _live_flags(snapshot, find(snapshot)))
         snapshot.keep_selection(key, kept)
     return kept
+
+
+def check_narrows(given: Any) -> None:
+    """Raise for a dict that every row passes, whatever it holds: ``{}``, for one.
+
+    Raises
+    ------
+    InvalidArgumentError
+        And what `parse` raises.
+    """
+    if isinstance(given, Mapping) and _certain(parse(given)):
+        raise InvalidArgumentError(
+            f"filter {given!r} says nothing of any column, so every row passes; if all "
+            'are meant, say so: {"id": {"$exists": True}}'
+        )
+
+
+def _certain(condition: Condition) -> bool | None:
+    """Tell whether all rows meet a condition, or none; None where they decide."""
+    operator, *rest = condition
+    if operator in ("$and", "$or"):
+        found = [_certain(one) for one in rest]
+        if (operator == "$or") in found:
+            return bool(operator == "$or")
+        return None if None in found else bool(operator == "$and")
+    if operator == "$not":
+        inner = _certain(rest[0])
+        return None if inner is None else not inner
+    if operator in ("$in", "$nin") and not rest[1]:
+        return bool(operator == "$nin")
+    return None
 
 
 def _read(given: Any) -> tuple[Any, Callable[[Snapshot], list[Bools]]]:
@@ -187,6 +219,11 @@ def _bools(column: Any) -> Bools:
 
 def parse(given: Mapping[str, Any]) -> Condition:
     """Return a dict as a condition: ``("$eq", "lang", "en")``, ``("$and", …)``."""
+    check_depth("filter", given)
+    return _parse(given)
+
+
+def _parse(given: Mapping[str, Any]) -> Condition:
     parts = []
     for name, value in given.items():
         if not isinstance(name, str):
@@ -203,12 +240,12 @@ def _parse_join(operator: str, value: Any) -> Condition:
     if operator not in JOINS:
         raise _unknown(operator, JOINS)
     if operator == "$not":
-        return ("$not", parse(_mapping(operator, value)))
+        return ("$not", _parse(_mapping(operator, value)))
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence):
         raise InvalidTypeError(
             f"filter: {operator} takes a list of dicts, not {value!r}"
         )
-    return (operator, *(parse(_mapping(operator, one)) for one in value))
+    return (operator, *(_parse(_mapping(operator, one)) for one in value))
 
 
 def _mapping(operator: str, value: Any) -> Mapping[str, Any]:
@@ -277,7 +314,8 @@ def typed(condition: Any) -> Any:
 def evaluate(condition: Condition, table: pa.Table) -> Bools:
     """Return which rows of a table meet a condition.
 
-    A null meets no comparison; ``$ne``, ``$nin`` and ``$not`` are met where their
+    A null meets no comparison, and nothing compares to one; but ``$eq`` None, and None
+    in ``$in``, are met by nulls. ``$ne``, ``$nin`` and ``$not`` are met where their
     opposite is not, by nulls too.
     """
     operator, *rest = condition
@@ -317,8 +355,10 @@ def _compare(operator: str, name: str, value: Any, table: pa.Table) -> Bools:
             return _contains(column, value)
         if operator == "$in":
             return _among(column, value)
-        if value is None:
+        if value is None and operator == "$eq":
             return _bools(pc.is_null(column))
+        if value is None:
+            return np.zeros(len(column), bool)
         return _bools(COMPARISONS[operator](column, _scalar(value, column.type)))
     except (pa.ArrowException, TypeError, OverflowError) as error:
         raise InvalidTypeError(
@@ -345,12 +385,15 @@ def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
 
 
 def _among(column: pa.ChunkedArray, values: tuple[Any, ...]) -> Bools:
-    """Tell which rows equal one of the values, each compared as ``$eq`` would."""
+    """Tell which rows equal one of the values, each compared as ``$eq`` would.
+
+    So zeros of both signs are one, and NaN is none: not so in Arrow's sets.
+    """
     found, known = np.zeros(len(column), bool), []
     for value in values:
         if value is None:
             found |= _bools(pc.is_null(column))
-        elif _is_of(value, column.type):
+        elif _is_of(value, column.type) and value and value == value:
             with contextlib.suppress(pa.ArrowInvalid, OverflowError):  # too large
                 known.append(pa.scalar(value, column.type).as_py())
         else:

@@ -35,7 +35,7 @@ from funnel.errors import (
     check_whole,
 )
 from funnel.explaining import Explaining
-from funnel.filters import is_mask, selection_of
+from funnel.filters import check_narrows, is_mask, selection_of
 from funnel.merging import Merger, Writing
 from funnel.options import (
     MAX_SEED,
@@ -429,11 +429,17 @@ class FunnelIndex(Explaining):
         ids : sequence of int or str
             Or else
         filter : dict, Arrow expression or mask
-            As in `search`.
+            As in `search`, but a dict must say something of a column.
+
+        Raises
+        ------
+        InvalidArgumentError
+            If every row passes the dict whatever it holds, as ``{}``.
         """
         self._check_writable()
         if (ids is None) == (filter is None):
             raise InvalidArgumentError("delete() takes either ids or a filter")
+        check_narrows(filter)
         if ids is None and is_mask(filter):  # of the rows as this handle shows them
             shown = self._shown()
             ids = id_column(shown, selection_of(shown, filter).listed())

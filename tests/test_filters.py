@@ -102,7 +102,7 @@ def _compares(held: Any, operator: str, value: Any) -> bool:
         return held in value
     if operator == "$eq":
         return held == value
-    if held is None:
+    if held is None or value is None:
         return False
     if operator == "$contains":
         return value in held
@@ -119,7 +119,11 @@ plain = st.one_of(
     st.builds(
         lambda o, v: {"year": {o: v}},
         st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]),
-        st.integers(1998, 2031),
+        st.integers(1998, 2031) | st.none(),
+    ),
+    st.builds(
+        lambda o: {"lang": {o: None}},
+        st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte"]),
     ),
     st.builds(
         lambda a, b: {"year": {"$gte": a, "$lt": b}, "good": True},
@@ -265,6 +269,95 @@ def test_bad_filter__says_what_is_wrong(
     with pytest.raises(error, match=words) as caught:
         index.search(QUERIES, filter=given_)
     assert isinstance(caught.value, FunnelError)
+
+
+def nested(inner: Any, deep: int) -> Iterator[Any]:
+    """Give `inner` inside `deep` dicts and lists, of every kind that nests."""
+    wrap = {
+        "and": lambda one: {"$and": [one]},
+        "or": lambda one: {"year": 1, "$or": [one, {"year": 1}]},
+        "not": lambda one: {"$not": one},
+        "not of a column": lambda one: {"year": {"$not": one.get("year", one)}},
+        "list": lambda one: {"$and": [[one]]},
+        "tuple": lambda one: {"year": (one,)},
+    }
+    for one_more in wrap.values():
+        whole = inner
+        for _ in range(deep):
+            whole = one_more(whole)
+        yield whole
+    names: Any = ()
+    for _ in range(deep):
+        names = (names,)
+    yield {names: 1}
+    yield {"year": {"$in": [names]}}
+
+
+def test_filter__nested_too_deep_is_refused(index: FunnelIndex) -> None:
+    for deep in (101, 10_000):
+        for given_ in nested({"year": 1}, deep):
+            with pytest.raises(InvalidArgumentError, match="more than 100 deep"):
+                index.search(QUERIES, filter=given_)
+    endless: dict[str, Any] = {}
+    endless["$and"] = [endless, endless]
+    with pytest.raises(InvalidArgumentError, match="more than 100 deep"):
+        index.search(QUERIES, filter=endless)
+    with pytest.raises(InvalidArgumentError, match="more than 100 deep"):
+        index.delete(filter=endless)
+
+
+def test_filter__nested_as_deep_as_may_be_is_evaluated(index: FunnelIndex) -> None:
+    condition: dict[str, Any] = {"year": {"$gte": 2015}}
+    passing = [row["id"] for row in rows_in(index) if meets(row, condition)]
+    for _ in range(49):  # a dict and a list each
+        condition = {"$and": [condition]}
+    check(index, condition, passing)
+
+
+def test_filter__nan_and_zeros_are_compared_in_lists_as_they_are_alone() -> None:
+    nan, values = float("nan"), [float("nan"), 0.0, -0.0, 1.5, None]
+    meta = pa.table({"part": values, "small": pa.array(values, pa.float32())})
+    with FunnelIndex.build(POOL[:5], metadata=meta) as index:
+        for name in meta.column_names:
+            for given_, passing in (
+                (nan, []), ({"$in": [nan]}, []), ({"$in": [nan, 1.5]}, [3]),
+                ({"$ne": nan}, [0, 1, 2, 3, 4]), ({"$nin": [nan]}, [0, 1, 2, 3, 4]),
+                ({"$gte": nan}, []), ({"$not": {"$lt": nan}}, [0, 1, 2, 3, 4]),
+                (0.0, [1, 2]), (-0.0, [1, 2]), ({"$in": [0.0]}, [1, 2]),
+                ({"$in": [-0.0, 1.5]}, [1, 2, 3]), ({"$nin": [0]}, [0, 3, 4]),
+                ({"$in": [None]}, [4]), ({"$in": [None, nan]}, [4]),
+            ):  # fmt: skip
+                found = index.search(POOL[0], k=5, filter={name: given_}).ids.tolist()
+                assert sorted(found) == passing, (name, given_)
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {}, {"$and": []}, {"$and": [{}, {}]}, {"$or": [{}, {"year": 2001}]},
+        {"$not": {"$or": []}}, {"year": {"$nin": []}},
+        {"$not": {"year": {"$in": []}}}, {"$and": [{"$not": {"$not": {}}}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_delete__refuses_a_filter_that_says_nothing(
+    index: FunnelIndex, given_: dict[str, Any]
+) -> None:
+    before, rows = index.versions(), len(index)
+    passing = index.search(QUERIES[0], k=rows, filter=given_)
+    assert passing.counts == rows  # a search takes it
+    with pytest.raises(InvalidArgumentError, match=r"every row.*\$exists"):
+        index.delete(filter=given_)
+    assert (index.versions(), len(index)) == (before, rows)
+
+
+def test_delete__takes_filters_that_no_row_or_every_row_passes() -> None:
+    with FunnelIndex.build(POOL[:40], metadata=columns(40)) as index:
+        for none in ({"$or": []}, {"$not": {}}, {"year": {"$in": []}}, []):
+            assert index.delete(filter=none) == 0
+        assert index.versions() == [1]
+        assert index.delete(filter={"id": {"$exists": True}}) == 40
+        assert len(index) == 0
 
 
 # ---- what else is asked of an index
