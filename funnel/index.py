@@ -105,6 +105,7 @@ class FunnelIndex(Explaining):
         self._durability, self._lock_timeout = durability, lock_timeout
         self._writing = threading.RLock()
         self._draft: Draft | None = None
+        self._in_change = False
         self._uncertain = False
         self._merger = Merger() if auto_compact else None
 
@@ -534,16 +535,23 @@ class FunnelIndex(Explaining):
             if len(draft.manifest.segments) > 1 or len(draft.snapshot.deleted):
                 draft.threads = building
                 compact(draft, reporter)
-        if self._draft is None:
-            with writer_lock(self.path, self._lock_timeout):
-                self.refresh()
-                collect(self.path, keep)
+        with self._writing:
+            if self._draft is None:
+                with self._alone():
+                    collect(self.path, keep)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Self]:
         """Make several changes one: all or none of them, in one version.
 
-        Other writers wait. This handle's searches see the changes when the block ends.
+        Other writers wait, other threads of this handle too. This handle's searches see
+        the changes when the block ends. One that fails within the block has no effect:
+        if the error is caught there, the others hold.
+
+        Raises
+        ------
+        InvalidArgumentError
+            Within another transaction of this handle.
 
         Examples
         --------
@@ -558,8 +566,13 @@ class FunnelIndex(Explaining):
         (2, 2, 4)
         """
         self._check_writable()
-        with self._changing():
-            yield self
+        with self._writing:
+            if self._draft is not None:
+                raise InvalidArgumentError(
+                    "transaction() within another change: end that one first"
+                )
+            with self._next_version():
+                yield self
 
     def tune(
         self,
@@ -683,28 +696,52 @@ class FunnelIndex(Explaining):
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Draft]:
-        """Yield the next version to change; publish it when the block ends well."""
+        """Yield the next version for one change: the transaction's, if there is one."""
         with self._writing:
-            if self._draft is not None:  # within a transaction
-                yield self._draft
-                return
+            if self._in_change:  # by its data or its progress
+                raise InvalidArgumentError(
+                    "a change within another change: wait until that one has ended"
+                )
+            self._in_change = True
+            try:
+                if self._draft is not None:
+                    yield self._draft
+                else:
+                    with self._next_version() as draft:
+                        yield draft
+            finally:
+                self._in_change = False
+
+    @contextlib.contextmanager
+    def _next_version(self) -> Iterator[Draft]:
+        """Yield the next version to change; publish it when the block ends well."""
+        with self._alone():
+            draft = self._draft = Draft(self._shown(), self.path, cpu_count())
+            try:
+                yield draft
+                if draft.changed:
+                    self._publish(draft)
+            except BaseException:
+                # What is published is never taken back, whatever came after.
+                if draft.finished and is_published(self.path, draft.manifest):
+                    self._uncertain = True
+                else:
+                    draft.abandon()
+                raise
+            finally:
+                self._draft = None
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the writer's lock, and show the newest version, if it is ours to change.
+
+        Also holds what keeps other threads of this handle waiting.
+        """
+        with self._writing:
             read_marker(self.path)  # a lock would make the directory anew
             with writer_lock(self.path, self._lock_timeout):
                 self.refresh()
-                draft = self._draft = Draft(self._shown(), self.path, cpu_count())
-                try:
-                    yield draft
-                    if draft.changed:
-                        self._publish(draft)
-                except BaseException:
-                    # What is published is never taken back, whatever came after.
-                    if draft.finished and is_published(self.path, draft.manifest):
-                        self._uncertain = True
-                    else:
-                        draft.abandon()
-                    raise
-                finally:
-                    self._draft = None
+                yield
 
     def _publish(self, draft: Draft) -> None:
         """Make a draft the newest version, and show it."""
@@ -724,11 +761,14 @@ class FunnelIndex(Explaining):
 
         What is being merged is given up. Not within a transaction.
         """
+        if self._writing.acquire(blocking=False):  # else another thread has it
+            within = self._draft is not None
+            self._writing.release()
+            if within:
+                raise InvalidArgumentError("close() within a transaction: end it first")
         if self._merger is not None:
             self._merger.stop()
         with self._writing:
-            if self._draft is not None:
-                raise InvalidArgumentError("close() within a transaction: end it first")
             super().close()
         if self._merger is not None:
             self._merger.wait()

@@ -6,6 +6,7 @@ and garbage.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -319,6 +320,151 @@ def test_transaction__is_one_version(index: FunnelIndex, path: Path) -> None:
         assert reader.refresh()
         assert len(reader) == 58
     assert index.versions() == [1, 2]
+
+
+def test_transaction__within_another_is_refused(index: FunnelIndex) -> None:
+    with index.transaction():
+        index.delete([1])
+        with (
+            pytest.raises(InvalidArgumentError, match="end that one first"),
+            index.transaction(),
+        ):
+            pytest.fail("the inner block began")
+        index.delete([2])
+    assert index.versions() == [1, 2]
+    assert len(index) == 48
+    with contextlib.suppress(InvalidArgumentError), index.transaction():
+        index.delete([3])
+        index.transaction().__enter__()
+    assert index.versions() == [1, 2]
+    assert 3 in index
+    with index.transaction():  # as if nothing had been
+        index.delete([3])
+    assert 3 not in index
+
+
+def test_transaction__goes_on_without_a_change_that_failed(index: FunnelIndex) -> None:
+    before = index.get([7]).to_pylist()
+    with index.transaction():
+        index.delete([1])
+        for change in (
+            lambda: index.add(np.full((3, POOL.shape[1]), np.nan)),
+            lambda: index.upsert(POOL[:2], ids=[7, 7]),
+            lambda: index.upsert(POOL[:2], ids=[7, 8], metadata={"n": ["x", "y"]}),
+            lambda: index.update_metadata([7, 999], {"n": [0, 0]}),
+            lambda: index.update_metadata([7], {"n": ["x"]}),
+            lambda: index.delete(filter={"nope": 1}),
+            lambda: index.delete(filter={}),
+        ):
+            with pytest.raises(FunnelError):
+                change()
+        index.delete([2])
+    assert index.versions() == [1, 2]
+    assert len(index) == 48
+    assert index.get([7]).to_pylist() == before
+    index.verify("full")
+
+
+def test_transaction__of_another_thread_waits(index: FunnelIndex) -> None:
+    def work() -> None:
+        with index.transaction():
+            index.delete([2])
+            index.add(POOL[50:51])
+
+    other = threading.Thread(target=work)
+    with index.transaction():
+        index.delete([1])
+        other.start()
+        other.join(0.05)
+        assert other.is_alive()
+        index.add(POOL[51:52])
+    other.join()
+    assert index.versions() == [1, 2, 3]
+    assert len(index) == 50
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_change__within_a_change_is_refused(
+    index: FunnelIndex, path: Path, *, grouped: bool
+) -> None:
+    """By its data or its progress: one of the two would be lost."""
+    tried: list[str] = []
+    changes = {
+        "add": lambda: index.add(POOL[60:61]),
+        "upsert": lambda: index.upsert(POOL[60:61], ids=[5]),
+        "delete": lambda: index.delete([4]),
+        "update_metadata": lambda: index.update_metadata([5], {"n": [0]}),
+        "compact": lambda: index.compact(),
+    }
+
+    def change(*_: object) -> None:
+        for name, one in changes.items():
+            with pytest.raises(InvalidArgumentError, match="within another change"):
+                one()
+            tried.append(name)
+        with pytest.raises(InvalidArgumentError):
+            index.transaction().__enter__()
+        with pytest.raises(InvalidArgumentError):
+            index.close()
+
+    def batches() -> Iterator[np.ndarray]:
+        yield POOL[50:52]
+        change()
+        yield POOL[52:54]
+
+    index.delete([3])
+    with index.transaction() if grouped else contextlib.nullcontext():
+        index.add(batches())
+        index.add(POOL[54:56], progress=change)
+        index.compact(progress=change)
+    assert len(tried) >= 3 * len(changes)
+    assert index.versions()[-1] == (3 if grouped else 5)
+    assert sorted(index.to_arrow().column("id").to_pylist()) == [
+        i for i in range(56) if i != 3
+    ]
+    index.verify("full")
+    index.compact()
+    assert len(list((path / "data").iterdir())) == len(index._manifest.all_files())
+
+
+def test_compact__of_two_threads_is_done_in_turn(index: FunnelIndex) -> None:
+    index.delete([3])
+    index.add(POOL[50:60])
+    began, failed = threading.Event(), []
+
+    def work() -> None:
+        try:
+            began.wait()
+            index.compact()
+        except BaseException as error:
+            failed.append(error)
+
+    other = threading.Thread(target=work)
+    other.start()
+    index.compact(progress=lambda *_: began.set())
+    other.join()
+    assert not failed
+    assert index.versions() == [4]  # the second had nothing to do
+    assert (len(index), index.info["segments"]) == (59, 1)
+
+
+def test_compact__while_another_handle_compacts_says_who_waited(
+    index: FunnelIndex, path: Path
+) -> None:
+    index.delete([3])
+    refused: list[object] = []
+    with FunnelIndex.open(path, "rw", lock_timeout=0) as other:
+
+        def try_too(*_: object) -> None:
+            with pytest.raises(LockedError, match="somebody else"):
+                other.compact()
+            refused.append(1)
+
+        index.compact(progress=try_too)
+        assert refused
+        other.compact()
+        assert len(other) == 49
+    assert index.versions() == [3]
 
 
 def test_failed_changes__leave_no_files(index: FunnelIndex, path: Path) -> None:
