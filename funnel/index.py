@@ -325,6 +325,7 @@ class FunnelIndex(Explaining):
         Raises
         ------
         IndexNotFoundError, NotAnIndexError, FormatVersionError, CorruptIndexError
+            The third also where a newer version of funnel must do the writing.
         UnknownVersionError
             Naming the versions that are kept.
         """
@@ -334,6 +335,8 @@ class FunnelIndex(Explaining):
         timeout = check_share("lock_timeout", lock_timeout)
         while version is None:
             manifest = newest_manifest(folder)
+            if mode == "rw":
+                manifest.check_writer(folder)
             try:
                 return cls(folder, manifest, mode, durability, timeout, auto_compact)
             except (CorruptIndexError, StorageError):
@@ -680,6 +683,7 @@ class FunnelIndex(Explaining):
             If something is there.
         """
         manifest, target = self._snapshot().manifest, resolve(path)
+        manifest.check_writer(self.path)
         with new_index(target) as folder:
             copy_version(self.path, manifest, folder)
 
@@ -741,6 +745,7 @@ class FunnelIndex(Explaining):
             read_marker(self.path)  # a lock would make the directory anew
             with writer_lock(self.path, self._lock_timeout):
                 self.refresh()
+                self._shown().manifest.check_writer(self.path)
                 yield
 
     def _publish(self, draft: Draft) -> None:

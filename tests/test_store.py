@@ -264,7 +264,11 @@ def sealed(body: bytes, major: str = "1") -> bytes:
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a manifest and seal it again, as an enemy or a later version would."""
-    path = manifest_path(folder)
+    edit_file(manifest_path(folder), change)
+
+
+def edit_file(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Do so in a file."""
     document = json.loads(path.read_bytes().split(b"\n", 1)[1])
     changed = change(document)
     body = json.dumps(document if changed is None else changed).encode()
@@ -368,6 +372,41 @@ def test_format__unknown_writer_feature_does_not_stop_readers(
 ) -> None:
     built = place("rows")
     edit(built.path, lambda d: d["format"]["writer_features"].append("zip"))
+    with FunnelIndex.open(built.path) as index:
+        assert index.search(built.x[3], k=1).scores[0] > 0.999
+
+
+def test_format__unknown_writer_feature_stops_writers_by_name(
+    place: Callable[[str], Built], tmp_path: Path
+) -> None:
+    built = place("rows")
+    before = dict(everything_in(built.path))
+    writer = FunnelIndex.open(built.path, "rw")  # open before somebody newer wrote
+    newer = built.path / "manifest" / f"{2:020d}.fm"
+    shutil.copy(newer.with_name(f"{1:020d}.fm"), newer)
+
+    def later(document: dict[str, Any]) -> None:
+        document["version"], document["parent"] = 2, 1
+        document["format"]["writer_features"] += ["zip", "zap"]
+
+    edit_file(newer, later)
+    before[str(newer)] = newer.read_bytes()
+    for change in (
+        lambda: FunnelIndex.open(built.path, "rw"),
+        lambda: writer.delete([3]),
+        lambda: writer.add(built.x[:2]),
+        lambda: writer.compact(),
+        lambda: writer.transaction().__enter__(),
+        lambda: writer.update_metadata([], {}),
+        lambda: FunnelIndex.open(built.path).backup(tmp_path / "copy"),
+    ):
+        with pytest.raises(FormatVersionError, match=r"zap, zip.*mode='r'.*upgrade"):
+            change()
+    writer.close()
+    (built.path / "LOCK").unlink()  # there before or not: it holds nothing
+    before.pop(str(built.path / "LOCK"), None)
+    assert dict(everything_in(built.path)) == before
+    assert not (tmp_path / "copy").exists()
     with FunnelIndex.open(built.path) as index:
         assert index.search(built.x[3], k=1).scores[0] > 0.999
 

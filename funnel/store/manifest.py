@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -84,6 +85,7 @@ class Manifest:
     notes: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     next_id: int = 0
+    writer_features: tuple[str, ...] = ()  # what a writer must know of, besides
 
     def features(self) -> list[str]:
         """Return what a reader must know of to read this version rightly."""
@@ -102,6 +104,21 @@ class Manifest:
             found.extend(segment.files.values())
         return found
 
+    def check_writer(self, folder: Path) -> None:
+        """Raise if a later version of this index, in `folder`, is not ours to write.
+
+        Raises
+        ------
+        FormatVersionError
+            Naming what this version of funnel does not know.
+        """
+        if self.writer_features:
+            raise FormatVersionError(
+                f"to write to {folder} needs {', '.join(self.writer_features)}, which "
+                "this version of funnel does not know: open it with mode='r', or "
+                "upgrade funnel-index"
+            )
+
     def to_bytes(self) -> bytes:
         """Return the file's content: a line with length and checksum, then JSON."""
         document: dict[str, Any] = {
@@ -109,10 +126,12 @@ class Manifest:
                 "major": MAJOR,
                 "minor": MINOR,
                 "reader_features": self.features(),
-                "writer_features": [],
+                "writer_features": list(self.writer_features),
             }
         }
-        document.update(asdict(self))
+        fields_ = asdict(self)
+        del fields_["writer_features"]
+        document.update(fields_)
         body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
         line = f"{MAGIC} {MAJOR} {len(body)} {xxhash.xxh3_128_hexdigest(body)}\n"
         return line.encode() + body
@@ -167,6 +186,8 @@ def _files(documents: dict[str, Any]) -> dict[str, FileEntry]:
 def _rebuild(document: dict[str, Any]) -> Manifest:
     """Turn JSON's lists and dicts into the values they were."""
     out = _known(Manifest, document)
+    needed = sorted(set(map(str, document["format"]["writer_features"])))
+    out["writer_features"] = tuple(needed)
     for name in ("dims", "norm_dims", "tombstones"):
         out[name] = tuple(out[name])
     out["files"] = _files(out["files"])
