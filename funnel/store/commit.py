@@ -101,6 +101,12 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         taken = False
     except OSError as error:
         raise StorageError(f"cannot make {path}: {error}") from error
+    around = _index_around(path)
+    if around is not None:
+        raise InvalidArgumentError(
+            f"{path} is inside the index at {around}, whose files are its own: choose "
+            "another directory"
+        )
     if not parent_is_dir:
         raise IndexNotFoundError(f"{path.parent} is not a directory: make it first")
     if taken and not overwrite:
@@ -111,6 +117,13 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         read_marker(path)  # only an index may be replaced
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise StorageError(f"{path.parent} is not writable")
+
+
+def _index_around(path: Path) -> Path | None:
+    """Return the index in whose directory `path` is, if it is in one."""
+    parents = Path(os.path.realpath(path.parent)) / "x"
+    found = (p for p in parents.parents if os.path.isfile(p / MARKER))  # noqa: PTH113
+    return next(found, None)
 
 
 @contextlib.contextmanager
