@@ -149,7 +149,8 @@ class FunnelIndex(Explaining):
         data : (n, full_dim) array-like, Arrow data, path or glob, or iterator of these
             Anything with ``__array__``, ``__dlpack__`` or ``__arrow_c_stream__``; a
             ``.npy``, ``.parquet`` or ``.arrow`` file, a directory or a glob of them; an
-            iterator of arrays or Arrow batches.
+            iterator of arrays or Arrow batches. An array that changes meanwhile is
+            stored as it was when its batch was checked.
         ids : (n,) int64 or str, optional
             Distinct; by default a table's id column, or 0 … n−1.
         metadata : Arrow table, mapping of columns, or data frame, optional

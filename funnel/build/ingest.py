@@ -119,6 +119,8 @@ class Ingest:
         """Check a batch, leave out its bad rows, and take its ids and metadata."""
         o = self.options
         vectors = check_rows(batch.vectors, "embeddings", o.full_dim)
+        if np.may_share_memory(vectors, batch.vectors):
+            vectors = vectors.copy()  # what is checked is what is stored
         vectors = as_stored(apply_transform(vectors, o.transform), o.dtype)
         bad = bad_rows(vectors, zero_is_bad=o.metric == "cosine")
         if len(bad) and not o.drop_bad:

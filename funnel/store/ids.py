@@ -82,7 +82,7 @@ def _from_arrow(ids: pa.Array | pa.ChunkedArray) -> Ids:
 def _integers(ids: npt.NDArray[Any]) -> Int64s:
     if ids.dtype.kind == "u" and len(ids) and int(ids.max()) > INT64_MAX:
         raise InvalidArgumentError(f"id {int(ids.max())} does not fit int64")
-    return np.ascontiguousarray(ids, dtype=np.int64)
+    return np.array(ids, dtype=np.int64)  # a copy: the user's may change
 
 
 def _from_list(ids: list[Any]) -> Ids:
