@@ -66,14 +66,39 @@ def _convert(data: Any, name: str) -> npt.NDArray[Any]:
         data = data.detach()
     try:
         if hasattr(data, "__array__") or not hasattr(data, "__dlpack__"):
-            return np.asarray(data)
+            array = np.asarray(data)
+            return array if type(data) is np.ndarray else _within(data, array, name)
         return np.from_dlpack(data)
+    except InvalidTypeError:
+        raise
     except (TypeError, ValueError, RuntimeError, BufferError) as error:
         _raise_ragged(data, name)
         raise InvalidTypeError(
             f"{name} cannot be read as an array ({error}); is it on a GPU? "
             "then pass it with .cpu()"
         ) from error
+
+
+def _within(data: Any, array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """Return the array that an ``__array_interface__`` gave, if its buffer holds it.
+
+    NumPy does not look. Of an interface that names an address nothing can be told.
+    """
+    interface = getattr(data, "__array_interface__", None)
+    buffer = interface.get("data") if isinstance(interface, dict) else None
+    if buffer is None or isinstance(buffer, tuple) or not array.size:
+        return array
+    held = np.frombuffer(buffer, np.uint8)
+    first = array.ctypes.data - held.ctypes.data
+    steps = [(n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)]
+    start = first + sum(s for s in steps if s < 0)
+    stop = first + sum(s for s in steps if s > 0) + array.itemsize
+    if start < 0 or stop > held.size:
+        raise InvalidTypeError(
+            f"{name}: its __array_interface__ has shape {array.shape} of {array.dtype}"
+            f", which its buffer of {held.size:,} bytes does not hold"
+        )
+    return array
 
 
 def _raise_ragged(data: Any, name: str) -> None:
