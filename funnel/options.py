@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from funnel.errors import (
     InvalidArgumentError,
     InvalidTypeError,
     check_choice,
+    check_depth,
     check_number,
     check_share,
     check_whole,
@@ -211,6 +212,8 @@ def check_options(full_dim: int, **named: Any) -> Options:
 
 def columns_of(metadata: Any) -> pa.Table:
     """Return metadata as an Arrow table, whose columns must not be ours."""
+    if isinstance(metadata, Mapping | list | tuple):
+        check_depth("metadata", metadata)  # Arrow would crash
     try:
         table = metadata if isinstance(metadata, pa.Table) else pa.table(metadata)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:

@@ -15,7 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from funnel.errors import DimensionError, InvalidTypeError, UnknownIdError
+from funnel.errors import (
+    DimensionError,
+    InvalidTypeError,
+    UnknownIdError,
+    check_depth,
+)
 from funnel.kernels.types import Rows
 from funnel.snapshot import Snapshot
 from funnel.store.ids import Ids, keys_of
@@ -34,6 +39,7 @@ def find_rows(snapshot: Snapshot, ids: Any, path: Path) -> Rows:
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise DimensionError(f"ids must have 1 axis, not {ids.ndim}")
     listed = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    check_depth("ids", listed)  # an error shows them
     rows = np.array([snapshot.row_of(i) for i in listed], np.int64)
     for identifier, row in zip(listed, rows.tolist(), strict=True):
         if row < 0:
