@@ -143,6 +143,13 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     )
 
 
+def check_flag(name: str, value: object) -> bool:
+    """Return `value` if it is a bool, else raise: "no" and "0" would be true."""
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{name} must be a bool, not {value!r}")
+    return value
+
+
 def check_whole(
     name: str,
     value: object,

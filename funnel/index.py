@@ -25,12 +25,12 @@ from funnel.compaction import compact
 from funnel.errors import (
     CorruptIndexError,
     InvalidArgumentError,
-    InvalidTypeError,
     ReadOnlyError,
     StorageError,
     UncertainCommitError,
     UnknownIdError,
     check_choice,
+    check_flag,
     check_share,
     check_whole,
 )
@@ -206,8 +206,7 @@ class FunnelIndex(Explaining):
         """
         check_habits(habits, "build")
         target = None if path is None else resolve(path)
-        if not isinstance(overwrite, bool):
-            raise InvalidTypeError(f"overwrite must be a bool, not {overwrite!r}")
+        check_flag("overwrite", overwrite)
         if target is not None:
             check_free(target, overwrite=overwrite)
         reporter = Progress(progress)
@@ -281,6 +280,7 @@ class FunnelIndex(Explaining):
         """
         check_choice("durability", durability, DURABILITIES)
         target, timeout = resolve(path), check_share("lock_timeout", lock_timeout)
+        check_flag("auto_compact", auto_compact)
         options = check_options(
             check_whole("full_dim", full_dim), dims=dims, graph_dim=graph_dim,
             code_dim=code_dim, projection=projection, metric=metric, dtype=dtype,
@@ -334,6 +334,7 @@ class FunnelIndex(Explaining):
         check_choice("mode", mode, ("r", "rw"))
         check_choice("durability", durability, DURABILITIES)
         timeout = check_share("lock_timeout", lock_timeout)
+        check_flag("auto_compact", auto_compact)
         while version is None:
             manifest = newest_manifest(folder)
             if mode == "rw":
@@ -417,6 +418,8 @@ class FunnelIndex(Explaining):
         self._check_writable()
         drop = check_choice("on_bad_vectors", on_bad_vectors, ("error", "drop"))
         reporter = Progress(progress)
+        if isinstance(data, list | tuple) and not data:
+            data = np.empty((0, self.full_dim), np.float32)
         source, checked = prepare_rows(data, ids, metadata, vector_column, id_column)
         with self._changing() as draft:
             return draft.add(
