@@ -12,7 +12,10 @@ import copy
 import datetime
 import decimal
 import enum
+import json
 import pickle
+import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -37,6 +40,7 @@ from damage import (
 )
 from damage import build_small as build
 
+import funnel.build.ingest
 from funnel import Cascade, FunnelError, FunnelIndex, Stage
 from funnel.errors import (
     CascadeError,
@@ -48,12 +52,15 @@ from funnel.errors import (
     IndexNotFoundError,
     InvalidArgumentError,
     InvalidTypeError,
+    LockedError,
     NonFiniteError,
     NotAnIndexError,
     StorageError,
     UnknownIdError,
+    UnknownVersionError,
     ZeroVectorError,
 )
+from funnel.kernels.jit import COMPILED
 
 ROWS, DIM = 60, 16
 NAN, INF = float("nan"), float("inf")
@@ -99,13 +106,28 @@ class World:
     def search(self, queries: Any = None, **options: Any) -> Any:
         return self.index.search(self.x[0] if queries is None else queries, **options)
 
+    def open(self, *mode: Any, **options: Any) -> FunnelIndex:
+        return FunnelIndex.open(self.index.path, *mode, **options)
+
+    def state(self) -> list[Any]:
+        """What both indexes show: their versions, rows and answers."""
+        return [
+            [i.versions(), i.to_arrow(vectors=True), answers_of(i, self.x)]
+            for i in (self.index, self.texts)
+        ]
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("bad-input")
     x = whole_numbers()
     with (
-        build(x, ids=np.arange(100, 100 + ROWS), path=folder / "numbers") as index,
+        build(
+            x,
+            ids=np.arange(100, 100 + ROWS),
+            metadata={"year": range(ROWS), "word": text_ids(), "share": x[:, 0]},
+            path=folder / "numbers",
+        ) as index,
         build(x, ids=text_ids(), path=folder / "texts") as texts,
     ):
         yield World(x, folder, index, texts)
@@ -125,6 +147,17 @@ def world(built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worl
     monkeypatch.setattr(tempfile, "tempdir", str(spare))
     monkeypatch.chdir(folder)
     return World(built.x, folder, built.index, built.texts)
+
+
+def run(script: str, path: Path) -> list[Any]:
+    """Run a script on an index in a process of its own; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(path)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: list[Any] = json.loads(done.stdout)
+    return found
 
 
 # ---- things that are not arrays of numbers
@@ -164,6 +197,13 @@ class BrokenCapsule:
         return "not a capsule"
 
 
+def deep_filter(deep: int) -> dict[str, Any]:
+    whole: dict[str, Any] = {"year": 1}
+    for _ in range(deep):
+        whole = {"$and": [whole]}
+    return whole
+
+
 class Sparse:
     """Looks as scipy's sparse matrices do."""
 
@@ -178,12 +218,30 @@ class BytesPath:
         return b"new.funnel"
 
 
+class Promises:
+    """Says in its ``__array_interface__`` whatever it likes of 64 bytes."""
+
+    def __init__(self, **said: Any) -> None:
+        self._said = {"version": 3, "typestr": "<f4", "data": bytes(64)} | said
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self._said
+
+
 def structured() -> np.ndarray:
     return np.zeros(ROWS, dtype=[("a", "f4"), ("b", "f4")])
 
 
 def masked(x: np.ndarray) -> np.ndarray:
     return np.ma.array(x, mask=x > 50)
+
+
+def nested(deep: int) -> list[Any]:
+    whole: list[Any] = []
+    for _ in range(deep):
+        whole = [whole]
+    return whole
 
 
 # ---- the table
@@ -358,6 +416,28 @@ KINDS = [
     bad("on a GPU", lambda w: w.build(OnGpu()), InvalidTypeError, ".cpu()"),
     bad("a GPU's capsule", lambda w: w.build(GpuCapsule()), InvalidTypeError, ".cpu()"),
     bad("a broken capsule", lambda w: w.build(BrokenCapsule()), InvalidTypeError),
+    *[
+        bad(
+            f"an interface that lies: {name}",
+            lambda w, said=said: w.build(Promises(**said)),
+            InvalidTypeError,
+            *words,
+        )
+        for name, said, *words in (
+            ("rows", {"shape": (60, 16)}, "(60, 16)", "64 bytes"),
+            ("one row too many", {"shape": (2, 16)}, "(2, 16)", "64 bytes"),
+            ("a view", {"shape": (2, 16), "data": memoryview(bytes(64))}, "64 bytes"),
+            ("strides", {"shape": (2, 8), "strides": (4096, 4)}, "64 bytes"),
+            ("backwards", {"shape": (2, 8), "strides": (-32, 4)}, "64 bytes"),
+            ("offset", {"shape": (1, 16), "offset": 4}, "64 bytes"),
+            ("width", {"shape": (1, 16), "typestr": "<f8"}, "64 bytes"),
+            ("endless", {"shape": (2**40, 2**40)}),
+            ("negative", {"shape": (-1, 16)}),
+            ("no shape", {"shape": "16"}),
+            ("no type", {"shape": (1, 16), "typestr": "nonsense"}),
+            ("no data", {"shape": (1, 16), "data": (0, False)}),
+        )
+    ],
 ]
 
 IDS = [
@@ -588,6 +668,15 @@ METADATA = [
         ),
         InvalidArgumentError,
         "distinct",
+    ),
+]
+
+METADATA += [
+    bad(
+        "nested too deep for Arrow",
+        lambda w: w.build(metadata={"n": nested(10_000)}),
+        InvalidArgumentError,
+        "100 deep",
     ),
 ]
 
@@ -848,6 +937,99 @@ OPENS = [
     ),
 ]
 
+OPENS += [
+    *[
+        bad(f"mode {m!r}", lambda w, m=m: w.open(m), kind, "mode", "'rw'")
+        for m, kind in (
+            ("w", InvalidArgumentError), ("x", InvalidArgumentError),
+            ("RW", InvalidArgumentError), ("", InvalidArgumentError),
+            (None, InvalidTypeError), (1, InvalidTypeError), (b"r", InvalidTypeError),
+        )
+    ],
+    *[
+        bad(
+            f"version {v!r}", lambda w, v=v: w.open(version=v), kind, "version", str(v)
+        )
+        for v, kind in (
+            (0, InvalidArgumentError), (-1, InvalidArgumentError),
+            (2**63, InvalidArgumentError), (7, UnknownVersionError),
+            ("latest", InvalidTypeError), (1.0, InvalidTypeError),
+            (True, InvalidTypeError),
+        )
+    ],
+    bad(
+        "an older version for writing",
+        lambda w: w.open("rw", version=1),
+        InvalidArgumentError,
+        "reading only",
+    ),
+]  # fmt: skip
+
+HANDLES = [  # what `open` and `create` take alike
+    bad(f"{verb}: {name} {value!r}", lambda w, o=o, n=name, v=value: o(w, **{n: v}),
+        kind, name)
+    for verb, o in (
+        ("open", lambda w, **how: w.open("rw", **how)),
+        ("create", lambda w, **how: FunnelIndex.create(w.target, 16, **how)),
+    )
+    for name, value, kind in (
+        ("durability", "fats", InvalidArgumentError),
+        ("durability", None, InvalidTypeError),
+        ("durability", True, InvalidTypeError),
+        ("lock_timeout", -1, InvalidArgumentError),
+        ("lock_timeout", NAN, InvalidArgumentError),
+        ("lock_timeout", INF, InvalidArgumentError),
+        ("lock_timeout", 10**400, InvalidArgumentError),
+        ("lock_timeout", "1", InvalidTypeError),
+        ("lock_timeout", None, InvalidTypeError),
+        ("lock_timeout", True, InvalidTypeError),
+        ("auto_compact", "no", InvalidTypeError),
+        ("auto_compact", 1, InvalidTypeError),
+        ("auto_compact", None, InvalidTypeError),
+    )
+]  # fmt: skip
+
+CREATES = [
+    *[
+        bad(
+            f"full_dim {d!r}",
+            lambda w, d=d: FunnelIndex.create(w.target, d),
+            kind,
+            "full_dim",
+        )
+        for d, kind in (
+            (0, InvalidArgumentError), (-1, InvalidArgumentError),
+            (2**31, InvalidArgumentError), (2**63, InvalidArgumentError),
+            (16.0, InvalidTypeError), ("16", InvalidTypeError),
+            (None, InvalidTypeError), (True, InvalidTypeError), (NAN, InvalidTypeError),
+        )
+    ],
+    bad(
+        "dims beyond full_dim",
+        lambda w: FunnelIndex.create(w.target, 16, dims=(8, 32)),
+        DimensionError,
+        "32",
+    ),
+    bad(
+        "code_dim beyond full_dim",
+        lambda w: FunnelIndex.create(w.target, 16, code_dim=17),
+        DimensionError,
+        "17",
+    ),
+    bad(
+        "metric",
+        lambda w: FunnelIndex.create(w.target, 16, metric="l2"),
+        InvalidArgumentError,
+        "'l2'",
+    ),
+    bad(
+        "exists",
+        lambda w: FunnelIndex.create(w.index.path, 16),
+        IndexExistsError,
+        "exists",
+    ),
+]  # fmt: skip
+
 QUERIES = [
     bad("d - 1", lambda w: w.search(w.x[:2, :15]), DimensionError, "15", "16"),
     bad("d + 1", lambda w: w.search(np.ones((2, 17))), DimensionError, "17", "16"),
@@ -1006,6 +1188,61 @@ SEARCHES = [
         )
     ],
     bad("where", lambda w: w.search(where={}), InvalidTypeError, "'where'"),
+    *[
+        bad(
+            f"min_score {m!r:.9}",
+            lambda w, m=m: w.search(min_score=m),
+            kind,
+            "min_score",
+        )
+        for m, kind in (
+            (NAN, InvalidArgumentError), (10**400, InvalidArgumentError),
+            ("0.5", InvalidTypeError), (True, InvalidTypeError),
+            (1j, InvalidTypeError), ([0.5], InvalidTypeError),
+            (np.array([0.5, 0.5]), InvalidTypeError),
+        )
+    ],
+]  # fmt: skip
+
+# Of searches and of deletes alike.
+FILTERS = [
+    bad(f"{name}, in a {verb}", lambda w, c=call, f=given: c(w, f), kind, *words)
+    for verb, call in (
+        ("search", lambda w, f: w.search(filter=f)),
+        ("delete", lambda w, f: w.index.delete(filter=f)),
+    )
+    for name, given, kind, *words in (
+        ("unknown column", {"nope": 1}, InvalidArgumentError, "'nope'", "year"),
+        ("unknown column in $in", {"a": {"$in": []}}, InvalidArgumentError, "'a'"),
+        ("text for an int", {"year": "1"}, InvalidTypeError, "'year'", "int64"),
+        ("an int for text", {"word": {"$gt": 1}}, InvalidTypeError, "'word'"),
+        ("NaN for text", {"word": NAN}, InvalidTypeError, "'word'"),
+        ("None in a text", {"word": {"$contains": None}}, InvalidTypeError, "'word'"),
+        ("NaN in a text", {"word": {"$contains": NAN}}, InvalidTypeError, "'word'"),
+        ("$exists None", {"year": {"$exists": None}}, InvalidTypeError, "bool"),
+        ("$in None", {"year": {"$in": None}}, InvalidTypeError, "list"),
+        ("$in a text", {"word": {"$in": "doc 1"}}, InvalidTypeError, "list"),
+        ("$and None", {"$and": None}, InvalidTypeError, "list"),
+        ("$not None", {"$not": None}, InvalidTypeError, "dicts"),
+        ("a list of None", {"$or": [None]}, InvalidTypeError, "dicts"),
+        ("operator", {"year": {"$gtt": 1}}, InvalidArgumentError, "'$gt'"),
+        ("a list", {"year": [1, 2]}, InvalidTypeError, "compared"),
+        ("an array", {"year": np.arange(3)}, InvalidTypeError, "compared"),
+        ("no condition", {"year": {}}, InvalidArgumentError, "empty"),
+        ("a column's name", {None: 1}, InvalidTypeError, "None"),
+        ("code", "__import__('os').getcwd()", InvalidTypeError, "dict"),
+        ("code in a dict", {"__import__('os')": 1}, InvalidArgumentError, "os"),
+        ("deep", {"year": {"$in": nested(10_000)}}, InvalidArgumentError, "100 deep"),
+        ("deep $and", deep_filter(10_000), InvalidArgumentError, "100 deep"),
+        ("deep ids", nested(10_000), InvalidTypeError, "list"),
+        ("a mask too short", [True] * 59, DimensionError, "59", "60"),
+        ("a mask too long", np.ones(61, bool), DimensionError, "61", "60"),
+        ("ids: floats", [1.5, NAN], InvalidTypeError, "float"),
+        ("ids: None", [None], InvalidTypeError, "NoneType"),
+        ("ids: beyond int64", [2**63], InvalidArgumentError, "int64"),
+        ("a number", 5, InvalidTypeError, "int"),
+        ("a set", {1, 2}, InvalidTypeError, "set"),
+    )
 ]
 
 READS = [
@@ -1034,29 +1271,296 @@ READS = [
 ]
 
 
-def closed(w: World) -> FunnelIndex:
-    handle = FunnelIndex.open(w.index.path)
+READS += [
+    bad("nested ids", lambda w: w.index.get(nested(10_000)), InvalidArgumentError),
+    bad("similar: unknown", lambda w: w.index.similar(99), UnknownIdError, "99"),
+    bad("similar: text", lambda w: w.index.similar("100"), UnknownIdError, "'100'"),
+    bad("similar: None", lambda w: w.index.similar(None), UnknownIdError, "None"),
+    bad("similar: list", lambda w: w.index.similar([100]), UnknownIdError, "[100]"),
+    bad("similar: k 0", lambda w: w.index.similar(100, 0), InvalidArgumentError, "k "),
+    bad("similar: k 1.5", lambda w: w.index.similar(100, 1.5), InvalidTypeError, "k "),
+    *[
+        bad(f"{verb}: dim {d!r}", lambda w, f=f, d=d: f(w, d), kind, "dim", str(d))
+        for verb, f in (
+            ("vectors", lambda w, d: w.index.vectors(d)),
+            ("slice", lambda w, d: w.index.slice(d, w.target)),
+        )
+        for d, kind in (
+            (0, InvalidArgumentError), (-1, InvalidArgumentError),
+            (17, InvalidArgumentError), (2**63, InvalidArgumentError),
+            (8.0, InvalidTypeError), ("8", InvalidTypeError), (True, InvalidTypeError),
+        )
+    ],
+    bad("slice: None", lambda w: w.index.slice(None, w.target), InvalidTypeError),
+    bad(
+        "slice: dims beyond dim",
+        lambda w: w.index.slice(8, w.target, dims=(8, 16)),
+        DimensionError,
+        "16",
+    ),
+]  # fmt: skip
+
+# Where nothing may be made: of every call that makes an index.
+PLACES = [
+    bad(f"{verb}: {name}", lambda w, m=make, p=place: m(w, p(w)), kind, *words)
+    for verb, make in (
+        ("backup", lambda w, p: w.index.backup(p)),
+        ("slice", lambda w, p: w.index.slice(8, p)),
+        ("create", lambda w, p: FunnelIndex.create(p, 8)),
+        ("build", lambda w, p: w.build(path=p)),
+        ("overwrite", lambda w, p: w.build(path=p, overwrite=True)),
+    )
+    for name, place, kind, *words in (
+        ("onto itself", lambda w: w.index.path, IndexExistsError, "exists"),
+        ("onto another", lambda w: w.texts.path, IndexExistsError, "exists"),
+        ("onto a link to itself", lambda _: "to index", IndexExistsError, "exists"),
+        ("onto a file", lambda _: "a file", OSError, "a file"),
+        ("onto a directory", lambda _: "foreign", OSError, "foreign"),
+        ("onto nothing", lambda _: "dangling", OSError, "dangling"),
+        (
+            "inside itself", lambda w: w.index.path / "new", InvalidArgumentError,
+            "inside the index",
+        ),
+        (
+            "among its files", lambda w: w.index.path / "data" / "new",
+            InvalidArgumentError, "inside the index",
+        ),
+        (
+            "inside it by a link", lambda _: "to index/new", InvalidArgumentError,
+            "inside the index",
+        ),
+        (
+            "onto its files", lambda w: w.index.path / "data", InvalidArgumentError,
+            "inside the index",
+        ),
+        ("no parent", lambda _: "no/such", IndexNotFoundError, "no is not"),
+        ("empty", lambda _: "", InvalidArgumentError, "''"),
+        ("a number", lambda _: 5, InvalidTypeError, "int"),
+    )
+    if verb != "overwrite" or kind is not IndexExistsError
+]  # fmt: skip
+
+
+def changes(verb: str) -> list[Bad]:
+    """What neither `add` nor `upsert` takes."""
+
+    def into(w: World, data: Any = None, **how: Any) -> Any:
+        how.setdefault("ids", [900, 901])
+        return getattr(w.index, verb)(w.x[:2] if data is None else data, **how)
+
+    def texts(w: World, **how: Any) -> Any:
+        return getattr(w.texts, verb)(w.x[:2], **how)
+
+    def raising(w: World) -> Iterator[np.ndarray]:
+        yield w.x[:1]
+        raise InvalidArgumentError("the data's own error")
+
+    def meta(**columns: Any) -> dict[str, Any]:
+        return {"metadata": columns}
+
+    return [
+        bad(f"{verb}: {name}", lambda w, c=call: c(w), kind, *words)
+        for name, call, kind, *words in (
+            ("NaN", lambda w: into(w, w.having(NAN, 1)[:2]), NonFiniteError, "row 1"),
+            ("inf", lambda w: into(w, w.having(INF, 1)[:2]), NonFiniteError, "row 1"),
+            (
+                "1e39", lambda w: into(w, w.having(1e39, 1, dtype="f8")[:2]),
+                NonFiniteError, "row 1",
+            ),
+            ("zero", lambda w: into(w, w.zeroed(0)[:2]), ZeroVectorError, "row 0"),
+            ("d - 1", lambda w: into(w, w.x[:2, :15]), DimensionError, "15", "16"),
+            ("d + 1", lambda w: into(w, np.ones((2, 17))), DimensionError, "17", "16"),
+            ("no dims", lambda w: into(w, np.ones((2, 0))), DimensionError, "0"),
+            ("1-D", lambda w: into(w, w.x[0]), DimensionError, "2 axes"),
+            ("3-D", lambda w: into(w, w.x[None, :2]), DimensionError, "2 axes"),
+            ("ragged", lambda w: into(w, ragged(w.x)), DimensionError, "row 3"),
+            ("bools", lambda w: into(w, w.x[:2] > 0), InvalidTypeError, "bool"),
+            ("complex", lambda w: into(w, w.x[:2] * 1j), InvalidTypeError, "complex"),
+            ("texts", lambda w: into(w, [["1"] * DIM] * 2), InvalidTypeError, "str"),
+            ("masked", lambda w: into(w, masked(w.x)), InvalidTypeError, "mask"),
+            ("sparse", lambda w: into(w, Sparse()), InvalidTypeError, ".toarray()"),
+            ("a number", lambda w: into(w, 5), InvalidTypeError, "int"),
+            (
+                "lies", lambda w: into(w, Promises(shape=(2, 16))), InvalidTypeError,
+                "64 bytes",
+            ),
+            ("no file", lambda w: into(w, "no.npy"), IndexNotFoundError, "no.npy"),
+            (
+                "a later batch", lambda w: into(w, iter([w.x[:1], w.x[:1, :8]])),
+                DimensionError, "8", "16",
+            ),
+            (
+                "data that fails", lambda w: into(w, raising(w)), InvalidArgumentError,
+                "own error",
+            ),
+            ("too few ids", lambda w: into(w, ids=[900]), InvalidArgumentError, "1 id"),
+            ("too many", lambda w: into(w, ids=[7, 8, 9]), InvalidArgumentError, "3 "),
+            ("ids of none", lambda w: into(w, []), InvalidArgumentError, "2 ids"),
+            ("id twice", lambda w: into(w, ids=[9, 9]), DuplicateIdError, "id 9"),
+            ("there, twice", lambda w: into(w, ids=[100] * 2), DuplicateIdError, "100"),
+            (
+                "text twice", lambda w: texts(w, ids=["a", "a"]), DuplicateIdError,
+                "id a",
+            ),
+            ("no ids", lambda w: into(w, ids=None), InvalidArgumentError, "ids="),
+            ("no text ids", lambda w: texts(w), InvalidArgumentError, "ids="),
+            ("texts for ints", lambda w: into(w, ids=["1", "2"]), InvalidTypeError),
+            ("ints for texts", lambda w: texts(w, ids=[1, 2]), InvalidTypeError),
+            ("bytes", lambda w: texts(w, ids=[b"a", b"b"]), InvalidTypeError, "bytes"),
+            ("one text", lambda w: texts(w, ids="ab"), InvalidTypeError, "str"),
+            ("float ids", lambda w: into(w, ids=[1.0, 2.0]), InvalidTypeError, "float"),
+            ("bool ids", lambda w: into(w, ids=[True, 2]), InvalidTypeError, "bool"),
+            ("2**63", lambda w: into(w, ids=[1, 2**63]), InvalidArgumentError, "int64"),
+            ("empty id", lambda w: texts(w, ids=["", "b"]), InvalidArgumentError),
+            (
+                "too little metadata", lambda w: into(w, **meta(year=[1])),
+                InvalidArgumentError, "1 row",
+            ),
+            (
+                "metadata's type", lambda w: into(w, **meta(year=["x", "y"])),
+                InvalidTypeError, "'year'",
+            ),
+            (
+                "a column named id", lambda w: into(w, **meta(id=[1, 2])),
+                InvalidArgumentError, "'id'",
+            ),
+            (
+                "deep metadata", lambda w: into(w, **meta(more=nested(10_000))),
+                InvalidArgumentError, "100 deep",
+            ),
+            (
+                "on_bad_vectors", lambda w: into(w, on_bad_vectors="dorp"),
+                InvalidArgumentError, "'drop'",
+            ),
+            ("progress", lambda w: into(w, progress=5), InvalidTypeError, "progress"),
+            ("a column", lambda w: into(w, id_column="a"), InvalidArgumentError),
+        )
+    ]  # fmt: skip
+
+
+def named(w: World, ids: Any, **columns: Any) -> Any:
+    return w.index.update_metadata(ids, columns)
+
+
+CHANGES = [
+    *changes("add"),
+    *changes("upsert"),
+    bad(
+        "add: an id that is there",
+        lambda w: w.index.add(w.x[:2], ids=[900, 100]),
+        DuplicateIdError,
+        "id 100",
+        "upsert",
+    ),
+    *[
+        bad(f"delete: {name}", lambda w, i=ids: w.index.delete(i), kind, *words)
+        for name, ids, kind, *words in (
+            ("nothing", None, InvalidArgumentError, "either"),
+            ("one text", "abc", InvalidTypeError, "str"),
+            ("one number", 100, InvalidTypeError, "int"),
+            ("bytes", b"abc", InvalidTypeError, "bytes"),
+            ("a set", {100}, InvalidTypeError, "set"),
+            ("a dict", {"ids": [100]}, InvalidTypeError, "dict"),
+            ("floats", [100.0], InvalidTypeError, "float"),
+            ("bools", [True], InvalidTypeError, "bool"),
+            ("a mask", np.ones(ROWS, bool), InvalidTypeError, "bool"),
+            ("None", [None], InvalidTypeError, "NoneType"),
+            ("int and str", [100, "100"], InvalidTypeError, "int", "str"),
+            ("2-D", np.array([[100]]), InvalidArgumentError, "1 axis"),
+            ("beyond int64", [2**63], InvalidArgumentError, "int64"),
+            ("nested", nested(10_000), InvalidTypeError, "list"),
+        )
+    ],
+    bad(
+        "delete: both",
+        lambda w: w.index.delete([100], filter={"year": 1}),
+        InvalidArgumentError,
+        "either",
+    ),
+    *[
+        bad(
+            f"delete: all by {given!r}",
+            lambda w, f=given: w.index.delete(filter=f),
+            InvalidArgumentError,
+            "every row",
+            "$exists",
+        )
+        for given in ({}, {"$and": []}, {"$and": [{}]}, {"$not": {"$or": []}})
+    ],
+    bad("meta: unknown", lambda w: named(w, [100, 9], year=[1, 2]), UnknownIdError),
+    bad("meta: twice", lambda w: named(w, [100] * 2, year=[1, 2]), DuplicateIdError),
+    bad("meta: few", lambda w: named(w, [100, 101], year=[1]), InvalidArgumentError),
+    bad("meta: type", lambda w: named(w, [100], year=["x"]), InvalidTypeError, "year"),
+    bad("meta: id", lambda w: named(w, [100], id=[1]), InvalidArgumentError, "'id'"),
+    bad("meta: text", lambda w: named(w, "abc", year=[1] * 3), InvalidTypeError, "str"),
+    bad("meta: None", lambda w: w.index.update_metadata([100], None), FunnelError),
+    *[
+        bad(
+            f"compact: {name} {value!r}",
+            lambda w, n=name, v=value: w.index.compact(**{n: v}),
+            kind,
+            name,
+        )
+        for name, value, kind in (
+            ("keep_versions", 0, InvalidArgumentError),
+            ("keep_versions", -1, InvalidArgumentError),
+            ("keep_versions", 1.0, InvalidTypeError),
+            ("keep_versions", True, InvalidTypeError),
+            ("keep_versions", None, InvalidTypeError),
+            ("threads", 0, InvalidArgumentError),
+            ("threads", "4", InvalidTypeError),
+            ("progress", 5, InvalidTypeError),
+        )
+    ],
+]
+
+
+def closed(w: World, mode: str = "r") -> FunnelIndex:
+    handle = FunnelIndex.open(w.index.path, mode)
     handle.close()
     handle.close()
     return handle
 
 
 CLOSED = [
-    bad("search", lambda w: closed(w).search(w.x[0]), ClosedError, "closed"),
-    bad("get", lambda w: closed(w).get([100]), ClosedError, "closed"),
-    bad("in", lambda w: 100 in closed(w), ClosedError, "closed"),
-    bad("to_arrow", lambda w: closed(w).to_arrow(), ClosedError, "closed"),
-    bad("stream", lambda w: closed(w).__arrow_c_stream__(), ClosedError, "closed"),
-    bad("verify", lambda w: closed(w).verify(), ClosedError, "closed"),
-    bad("warmup", lambda w: closed(w).warmup(), ClosedError, "closed"),
-    bad("with", lambda w: closed(w).__enter__(), ClosedError, "closed"),
-]
+    bad(f"{name}, {mode}", lambda w, c=c, m=mode: c(w, closed(w, m)), ClosedError,
+        "closed")
+    for mode in ("r", "rw")
+    for name, c in (
+        ("search", lambda w, i: i.search(w.x[0])),
+        ("get", lambda _, i: i.get([100])),
+        ("in", lambda _, i: 100 in i),
+        ("to_arrow", lambda _, i: i.to_arrow()),
+        ("to_batches", lambda _, i: i.to_batches()),
+        ("stream", lambda _, i: i.__arrow_c_stream__()),
+        ("verify", lambda _, i: i.verify()),
+        ("warmup", lambda _, i: i.warmup()),
+        ("with", lambda _, i: i.__enter__()),
+        ("similar", lambda _, i: i.similar(100)),
+        ("vectors", lambda _, i: i.vectors()),
+        ("versions", lambda _, i: i.versions()),
+        ("refresh", lambda _, i: i.refresh()),
+        ("explain", lambda w, i: i.explain(w.x[0])),
+        ("add", lambda w, i: i.add(w.x[:1], ids=[900])),
+        ("upsert", lambda w, i: i.upsert(w.x[:1], ids=[100])),
+        ("delete", lambda _, i: i.delete([100])),
+        ("delete by a filter", lambda _, i: i.delete(filter={"year": 1})),
+        ("delete by a mask", lambda _, i: i.delete(filter=np.ones(ROWS, bool))),
+        ("update_metadata", lambda _, i: i.update_metadata([100], {"year": [1]})),
+        ("compact", lambda _, i: i.compact()),
+        ("transaction", lambda _, i: i.transaction().__enter__()),
+        ("tune", lambda _, i: i.tune()),
+        ("backup", lambda w, i: i.backup(w.target)),
+        ("slice", lambda w, i: i.slice(8, w.target)),
+    )
+]  # fmt: skip
 
 TABLE = {
     "values": VALUES, "shapes": SHAPES, "kinds": KINDS, "ids": IDS,
     "metadata": METADATA, "dims": DIMS, "options": OPTIONS, "path": PATHS,
     "data path": DATA_PATHS, "open": OPENS, "queries": QUERIES, "search": SEARCHES,
-    "read": READS, "closed": CLOSED,
+    "read": READS, "closed": CLOSED, "handle": HANDLES, "create": CREATES,
+    "filter": FILTERS, "place": PLACES, "change": CHANGES,
 }  # fmt: skip
 ROWS_OF_TABLE = [
     pytest.param(row, id=f"{group}: {row.name}")
@@ -1070,11 +1574,11 @@ def test_bad_input__raises_one_typed_error_and_changes_nothing(
     row: Bad, world: World, tmp_path: Path
 ) -> None:
     held = (tmp_path, world.index.path, world.texts.path)
-    before, answers = everything_in(*held), answers_of(world.index, world.x)
+    before, state = everything_in(*held), world.state()
     with refused(row.error, *row.words):
         row.call(world)
     assert everything_in(*held) == before
-    assert answers_of(world.index, world.x) == answers
+    assert world.state() == state
 
 
 def test_bad_input__leaves_no_temporary_index_without_a_path(
@@ -1327,6 +1831,19 @@ def bfloat16(x: np.ndarray) -> np.ndarray:
     return x.astype(types.bfloat16)  # exact: 100 needs 7 bits
 
 
+def interface(x: np.ndarray) -> Promises:
+    return Promises(shape=x.shape, data=x.tobytes())
+
+
+def backwards_interface(x: np.ndarray) -> Promises:
+    """Rows from the last to the first, of a buffer that just holds them."""
+    width = x.strides[0]
+    return Promises(
+        shape=x.shape, strides=(-width, 4), data=x[::-1].tobytes(),
+        offset=width * (len(x) - 1),
+    )  # fmt: skip
+
+
 GOOD: dict[str, Callable[[np.ndarray], Any]] = {
     "contiguous": lambda x: x,
     "big-endian": lambda x: x.astype(">f4"),
@@ -1355,6 +1872,8 @@ GOOD: dict[str, Callable[[np.ndarray], Any]] = {
     "np.matrix": matrix,
     "masked array without a mask": np.ma.array,
     "__array__": ArrayLike,
+    "__array_interface__": interface,
+    "__array_interface__ backwards": backwards_interface,
     "__dlpack__": Capsule,
     "needs detach()": TorchLike,
     "memoryview": memoryview,
@@ -1463,6 +1982,247 @@ def test_search__raises_ef_to_the_shortlist(built: World) -> None:
 
 def test_search__accepts_numpy_ints_for_k(built: World) -> None:
     assert built.search(k=np.int64(3), shortlist=np.uint8(9)).ids.shape == (3,)
+
+
+@pytest.mark.parametrize("mode", ["funnel", "exact"])
+def test_search__takes_a_million_queries(mode: str, built: World) -> None:
+    times = (1_000_000 if COMPILED else 600) // ROWS + 1
+    hits = built.search(np.tile(built.x, (times, 1)), k=1, mode=mode, shortlist=4)
+    assert hits.ids.shape == hits.scores.shape == (times * ROWS, 1)
+    expected = np.arange(100, 100 + ROWS)
+    assert (hits.ids.reshape(times, ROWS) == expected).all()
+
+
+def test_filter__ids_may_be_repeated_or_unknown(built: World) -> None:
+    plain = built.search(k=5, filter=[103, 107])
+    for some in (
+        [107, 103, 103, 107, 107], [103, -1, 107, 99, 2**63 - 1, 0],
+        np.repeat([103, 107], 200_000), pa.array([107, 107, 103]),
+    ):  # fmt: skip
+        hits = built.search(k=5, filter=some)
+        assert hits.ids.tolist() == plain.ids.tolist()
+        assert hits.scores.tolist() == plain.scores.tolist()
+    assert sorted(plain.ids.tolist()) == [103, 107]
+    hits = built.texts.search(built.x[0], k=5, filter=["doc 3", "no", "doc 3"])
+    assert hits.ids.tolist() == ["doc 3"]
+    for none in ([], [99, 99], ["doc 3"]):  # ids of another kind are unknown too
+        assert built.search(k=5, filter=none).ids.shape == (0,)
+
+
+# ---- what changes under our hands
+
+
+@pytest.mark.parametrize("verb", ["build", "add", "upsert", "add a batch"])
+def test_change__stores_the_numbers_that_it_checked(
+    verb: str, built: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread spoils array and ids just after they were looked at."""
+    look, spoilt = funnel.build.ingest.bad_rows, []
+
+    def then_spoil(*given: Any, **how: Any) -> Any:
+        found = look(*given, **how)
+        data[:], ids[:] = np.nan, 0
+        spoilt.append(1)
+        return found
+
+    data, ids = built.x.copy(), np.arange(1000, 1000 + ROWS)
+    with build(built.x[:1], ids=[0]) as index:
+        monkeypatch.setattr(funnel.build.ingest, "bad_rows", then_spoil)
+        made = index
+        if verb == "build":
+            made = build(data, ids=ids)
+        elif verb == "add a batch":
+            index.add(iter([data]), ids=ids)
+        else:
+            getattr(index, verb)(data, ids=ids)
+        assert spoilt
+        rows = made.get(range(1000, 1000 + ROWS), vectors=True).column("vector")
+        np.testing.assert_array_equal(np.array(rows.to_pylist(), "f4"), built.x)
+        assert len(made) == ROWS + (made is index)
+        made.verify("full")
+        made.close()
+
+
+def test_add__of_an_array_that_changes_all_the_while_stores_no_nan(
+    built: World,
+) -> None:
+    data, ended, outcomes = built.x.copy(), threading.Event(), set()
+
+    def spoil() -> None:
+        while not ended.is_set():
+            data[7, 3] = np.nan
+            data[7, 3] = built.x[7, 3]
+
+    other = threading.Thread(target=spoil)
+    with build(built.x[:1]) as index:
+        other.start()
+        try:
+            for _ in range(8):
+                try:
+                    outcomes.add(index.add(data))
+                except NonFiniteError as error:
+                    assert "row 7" in str(error)  # noqa: PT017 both are allowed
+        finally:
+            ended.set()
+            other.join()
+        assert outcomes <= {ROWS}
+        assert np.isfinite(index.vectors()).all()
+        index.verify("full")
+
+
+# ---- changes that say nothing
+
+
+def test_change__of_nothing_makes_no_version(built: World) -> None:
+    before = built.state()
+    for index in (built.index, built.texts):
+        for verb in (index.add, index.upsert):
+            for none in (built.x[:0], [], (), iter([]), iter([built.x[:0]])):
+                assert verb(none, ids=[]) == 0
+                assert verb(none) == 0
+        for none in ([], (), np.empty(0, np.int64), pa.array([], pa.string())):
+            assert index.delete(none) == 0
+        assert index.delete(["unknown", "too"]) == 0
+        assert index.delete([-1, 2**63 - 1, 99, 99]) == 0
+        assert index.delete(filter=np.zeros(ROWS, bool)) == 0
+        assert index.update_metadata([], {}) == 0
+        index.compact()
+    assert built.state() == before
+
+
+def test_delete__counts_an_id_once(built: World) -> None:
+    with build(built.x) as index:
+        assert index.delete([3, 3, 4, 1000, 3]) == 2
+        assert index.delete(np.array([3, 4, 5, 5])) == 1
+        assert index.add(built.x[3:5], ids=[3, 4]) == 2
+        assert len(index) == ROWS - 1
+
+
+# ---- other processes
+
+
+HOLDS_THE_LOCK = """
+import sys
+from funnel import FunnelIndex
+index = FunnelIndex.open(sys.argv[1], "rw")
+with index.transaction():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_change__while_another_process_writes_is_refused(
+    built: World, tmp_path: Path, *, killed: bool
+) -> None:
+    index = build(built.x, path=tmp_path / "x")
+    writer = FunnelIndex.open(index.path, "rw", lock_timeout=0.02)
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS_THE_LOCK, str(index.path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with other, writer, index:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before, answers = everything_in(index.path), answers_of(writer, built.x)
+        for change in (
+            lambda: writer.add(built.x[:1]),
+            lambda: writer.upsert(built.x[:1], ids=[3]),
+            lambda: writer.delete([3]),
+            lambda: writer.delete(filter={"id": 3}),
+            lambda: writer.update_metadata([3], {"n": [1]}),
+            lambda: writer.compact(),
+            lambda: writer.transaction().__enter__(),
+            lambda: writer.tune(),
+        ):
+            with refused(LockedError, "somebody else", "0.02 s", str(index.path)):
+                change()
+        assert everything_in(index.path) == before
+        assert answers_of(writer, built.x) == answers
+        with FunnelIndex.open(index.path) as reader:
+            assert answers_of(reader, built.x) == answers
+        if killed:
+            other.kill()
+        else:
+            other.stdin.write("end\n")
+            other.stdin.flush()
+        other.wait()
+        assert writer.delete([3]) == 1
+
+
+OPENS_WITHOUT_MEMORY = """
+import gc, json, os, resource, sys
+import numpy as np
+from funnel import FunnelError, FunnelIndex
+
+query = np.ones(512, np.float32)
+with FunnelIndex.open(sys.argv[1]) as index:
+    expected = index.search(query).ids.tolist()
+    del index
+gc.collect()
+found = []
+files = len(os.listdir("/proc/self/fd"))
+for mode in ("r", "rw"):
+    for spare_kb in (0, 64, 1_000, 4_000):
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        limit = used + (spare_kb << 10)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+        try:
+            FunnelIndex.open(sys.argv[1], mode)
+            found.append("opened")
+        except (FunnelError, MemoryError) as error:
+            found.append(type(error).__name__)
+            assert isinstance(error, (OSError, MemoryError)), error
+            del error
+        finally:
+            no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            resource.setrlimit(resource.RLIMIT_AS, no_limit)
+gc.collect()
+found.append(len(os.listdir("/proc/self/fd")) == files)
+found.append(FunnelIndex.open(sys.argv[1]).search(query).ids.tolist() == expected)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits differ elsewhere")
+def test_open__without_memory_is_an_error_and_leaves_nothing_open(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((8_000, 512)).astype(np.float32)  # 16 MB
+    build(rows, path=tmp_path / "x").close()
+    before = everything_in(tmp_path)
+    *outcomes, closed_all, works_again = run(OPENS_WITHOUT_MEMORY, tmp_path / "x")
+    assert closed_all is True
+    assert works_again is True
+    assert set(outcomes) <= {"StorageError", "MemoryError"}, outcomes
+    assert everything_in(tmp_path) == before
+
+
+SEARCHES_ONCE = """
+import json, sys, warnings
+import numpy as np
+from funnel import FunnelIndex
+from funnel.kernels.jit import CACHED
+with FunnelIndex.open(sys.argv[1]) as index:
+    hits = index.search(np.arange(1, 17, dtype="f4"), k=3, mode="exact")
+    print(json.dumps([CACHED, hits.ids.tolist()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody writes to /proc")
+@pytest.mark.parametrize("folder", ["a file", "/dev/null", "/proc", "/proc/1/x"])
+def test_search__needs_no_folder_for_kernels(
+    folder: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUNNEL_CACHE_DIR", folder)  # "a file" is in world.folder
+    before = everything_in(world.folder)
+    cached, ids = run(SEARCHES_ONCE, world.index.path)
+    assert cached is False
+    query = np.arange(1, 17, dtype=np.float32)
+    assert ids == world.index.search(query, k=3, mode="exact").ids.tolist()
+    assert everything_in(world.folder) == before
 
 
 # ---- numbers at the edge of float32
