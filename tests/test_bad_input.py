@@ -2347,6 +2347,14 @@ def test_get__in_order_with_repeats_and_of_nothing(built: World) -> None:
             assert index.get(some, vectors=vectors).schema == whole
 
 
+def test_path__may_be_beside_what_is_named_as_a_marker(
+    built: World, tmp_path: Path
+) -> None:
+    (tmp_path / "FUNNEL").write_text("for oil")
+    with build(built.x, path=tmp_path / "x") as index:
+        assert len(index) == ROWS
+
+
 def test_path__relative_is_resolved_once(
     built: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,9 +121,19 @@ def check_free(path: Path, *, overwrite: bool) -> None:
 
 def _index_around(path: Path) -> Path | None:
     """Return the index in whose directory `path` is, if it is in one."""
-    parents = Path(os.path.realpath(path.parent)) / "x"
-    found = (p for p in parents.parents if os.path.isfile(p / MARKER))  # noqa: PTH113
-    return next(found, None)
+    real = Path(os.path.realpath(path.parent))
+    return next((p for p in (real, *real.parents) if _is_marked(p)), None)
+
+
+def _is_marked(folder: Path) -> bool:
+    marker = folder / MARKER
+    try:
+        if not marker.is_file():  # reading a pipe would wait for ever
+            return False
+        with marker.open("rb") as file:
+            return file.read(6) == _MARKER_MAGIC[:6]
+    except OSError:  # where we may not look, we may not write
+        return False
 
 
 @contextlib.contextmanager
