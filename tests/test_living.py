@@ -365,6 +365,31 @@ def test_transaction__goes_on_without_a_change_that_failed(index: FunnelIndex) -
     index.verify("full")
 
 
+def test_handle__is_written_to_by_threads_in_turn(index: FunnelIndex) -> None:
+    failed: list[BaseException] = []
+
+    def work(start: int) -> None:
+        try:
+            for i in range(start, start + 4):
+                with index.transaction():
+                    index.add(POOL[i : i + 1], ids=[i])
+                    index.delete([i - 50])
+                index.upsert(POOL[i : i + 1], ids=[i])
+                index.compact()
+                assert index.search(POOL[i], k=1, mode="exact").ids.tolist() == [i]
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(50 + 4 * i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert sorted(index.to_arrow().column("id").to_pylist()) == list(range(16, 66))
+    index.verify("full")
+
+
 def test_transaction__of_another_thread_waits(index: FunnelIndex) -> None:
     def work() -> None:
         with index.transaction():
