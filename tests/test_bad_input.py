@@ -2134,7 +2134,6 @@ def test_change__while_another_process_writes_is_refused(
             lambda: writer.update_metadata([3], {"n": [1]}),
             lambda: writer.compact(),
             lambda: writer.transaction().__enter__(),
-            lambda: writer.tune(),
         ):
             with refused(LockedError, "somebody else", "0.02 s", str(index.path)):
                 change()
@@ -2186,6 +2185,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits differ elsewhere")
+@pytest.mark.skipif(not COMPILED, reason="so large an index takes minutes to build")
 def test_open__without_memory_is_an_error_and_leaves_nothing_open(
     tmp_path: Path,
 ) -> None:
