@@ -13,6 +13,7 @@ import datetime
 import decimal
 import enum
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -60,7 +61,7 @@ from funnel.errors import (
     UnknownVersionError,
     ZeroVectorError,
 )
-from funnel.kernels.jit import COMPILED
+from funnel.kernels.jit import COMPILED, cache_folder
 
 ROWS, DIM = 60, 16
 NAN, INF = float("nan"), float("inf")
@@ -2223,6 +2224,18 @@ def test_search__needs_no_folder_for_kernels(
     query = np.arange(1, 17, dtype=np.float32)
     assert ids == world.index.search(query, k=3, mode="exact").ids.tolist()
     assert everything_in(world.folder) == before
+
+
+def test_kernels__of_a_user_without_a_home_are_kept_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("FUNNEL_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_folder().is_relative_to(os.devnull)
 
 
 # ---- numbers at the edge of float32

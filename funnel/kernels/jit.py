@@ -38,11 +38,20 @@ R = TypeVar("R")
 def cache_folder() -> Path:
     """Return where compiled kernels are kept: one folder a version and CPU."""
     given = os.environ.get("FUNNEL_CACHE_DIR")
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     parts = [__version__, numba.__version__, platform.python_version()]
     parts += [platform.machine(), _cpu_name()]
     key = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:12]
-    return (Path(given) if given else Path(home) / "funnel") / f"kernels-{key}"
+    return (Path(given) if given else _user_cache() / "funnel") / f"kernels-{key}"
+
+
+def _user_cache() -> Path:
+    """Return the user's cache folder; of a user without a home, one that is none."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def _host_features() -> Any:
