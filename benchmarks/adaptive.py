@@ -166,14 +166,14 @@ class Judge:
 
 
 def typed(level: Any, full_dim: int, k: int) -> Record:
-    """Return a level's knobs as arguments of a search."""
+    """Return a level's knobs as arguments of a search, which remembers tuples."""
     if level.exact:
         return {"mode": "exact"}
     return {
         "shortlist": level.shortlist,
         "ef_search": level.ef_search,
         "slack": level.slack,
-        "cascade": [*level.stages, (full_dim, k)],
+        "cascade": (*level.stages, (full_dim, k)),
     }
 
 
@@ -193,7 +193,7 @@ def cascades(
     """Return fixed cascades: a stage at a middle dim halves the shortlist."""
     between = [dim for dim in dims if code_dim < dim <= dims[-1] // 2][:2]
     return [
-        {"shortlist": keep, "ef_search": ef, "cascade": [(dim, keep // 2), last]}
+        {"shortlist": keep, "ef_search": ef, "cascade": ((dim, keep // 2), last)}
         for dim in between
         for keep, ef in counts
         if keep in HALVED and keep // 2 > k
@@ -296,9 +296,10 @@ def parts_of(
 ) -> tuple[np.ndarray, list[dict[int, float]] | None, np.ndarray]:
     """Return the queries to tune on, their judgements, and which others are to judge.
 
-    A data set with queries that have no judgements lends those to tuning; else it is
-    the first half of the workload's. Labels, of which a tenth of the corpus has each,
-    are not made judgements.
+    A data set with queries that have no judgements lends those to tuning; else it is a
+    random half of the workload's: files may be in some order, and what is promised is
+    of queries that come in none. Labels, of which a tenth of the corpus has each, are
+    not made judgements.
     """
     queries = np.ascontiguousarray(workload.queries)
     folder = args.cache / str(args.dataset)
@@ -310,11 +311,12 @@ def parts_of(
         if len(others) >= OTHERS:
             every = np.load(folder / "queries.npy", mmap_mode="r")
             return np.ascontiguousarray(every[others]), None, np.arange(len(queries))
-    half = len(queries) // 2
+    order, half = np.random.default_rng(0).permutation(len(queries)), len(queries) // 2
+    tuning, judged = np.sort(order[:half]), np.sort(order[half:])
     known = None
     if workload.data.qrels is not None:
-        known = judgements(workload.data, np.arange(half))
-    return queries[:half], known, np.arange(half, len(queries))
+        known = judgements(workload.data, tuning)
+    return np.ascontiguousarray(queries[tuning]), known, judged
 
 
 def judgements(data: Any, queries: np.ndarray) -> list[dict[int, float]]:
