@@ -33,6 +33,7 @@ from funnel.plan import Plan
 from funnel.progress import Progress
 from funnel.store.tuned import Level, Tuned
 
+HALVES = 0  # the seed that draws them
 WALKED = 500  # queries at most that settings are chosen by
 TIMED = 1_000  # that they are timed by: a few would find their rows in the caches
 EXACT_QUERIES = 100  # that tell what a scan takes
@@ -161,6 +162,11 @@ def tune(
         judged = np.flatnonzero(best > 0)
         check_enough(len(judged))
         work, gains = work.part(judged), [gains[i] for i in judged.tolist()]
+    # Queries may come in an order: both halves are to be like all of them.
+    order = np.random.default_rng(HALVES).permutation(len(work.queries))
+    work = work.part(order)
+    if gains is not None:
+        gains = [gains[i] for i in order.tolist()]
     measures: dict[str, Measure] = {"knn_recall": work.recall_loss}
     if gains is not None:
         measures["ndcg"] = dcg_losses(work.truth, gains, work.k)

@@ -161,21 +161,37 @@ def link_unreachable(neighbours: Int32s, entry: int) -> Int32s:
     for _ in range(ROUNDS):
         if not len(lost):
             break
-        before = neighbours.copy()
-        linked = neighbours[neighbours >= 0]
-        degrees = np.bincount(linked, minlength=len(neighbours))
-        for node in lost.tolist():
-            _link(neighbours, degrees, node)
+        degrees = np.zeros(len(neighbours), np.int32)
+        count_links(neighbours, degrees)
+        taken = [_link(neighbours, degrees, node) for node in lost.tolist()]
         left = unreachable(neighbours, entries)
         if len(left) >= len(lost):  # a link that was taken led to more than its end
-            neighbours[:] = before
+            for place in filter(None, reversed(taken)):
+                neighbours[place[:2]] = place[2]
             break
         lost = left
     return lost
 
 
-def _link(neighbours: Int32s, degrees: npt.NDArray[np.int64], node: int) -> None:
-    """Make one of the nodes around `node` link to it, if any can."""
+@kernel
+def count_links(neighbours: Array, degrees: Array) -> None:
+    """Add the links that lead to each node, (n, g) int32 → (n,) int32.
+
+    A copy of all links, as a selection of them is, takes as much memory as the graph.
+    """
+    for i in range(len(neighbours)):
+        for j in range(neighbours.shape[1]):
+            if neighbours[i, j] >= 0:
+                degrees[neighbours[i, j]] += 1
+
+
+def _link(
+    neighbours: Int32s, degrees: Int32s, node: int
+) -> tuple[int, int, int] | None:
+    """Make one of the nodes around `node` link to it, if any can.
+
+    Returns the node, the place of the link, and what was there before.
+    """
     near = neighbours[node][neighbours[node] >= 0]
     around = np.unique(np.concatenate([near, neighbours[near].ravel()]))
     around = around[(around >= 0) & (around != node)]
@@ -190,6 +206,8 @@ def _link(neighbours: Int32s, degrees: npt.NDArray[np.int64], node: int) -> None
             degrees[links[place]] -= 1
         else:
             continue
+        before = int(links[place])
         links[place] = node
         degrees[node] += 1
-        return
+        return int(other), int(place), before
+    return None
