@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,10 @@ class Layout:
     scales: Scales
 
 
+Part: TypeAlias = tuple[Rows, int, tuple[int, int]]
+"""The trace, the ns and what `search_many` returned, of some queries."""
+
+
 class Found(NamedTuple):
     """Rows and scores, each (q, k), best first, what they cost, and whether all of it.
 
@@ -89,13 +93,13 @@ def search(
         lay_out(snapshot.manifest, plan) if few else snapshot.remember(lay_out, plan)
     )
     rows = np.empty((q, plan.k), np.int64)
-    scores, whole = np.empty((q, plan.k), np.float32), np.ones(q, np.bool_)
+    scores = np.empty((q, plan.k), np.float32)
 
-    def work(start: int, stop: int) -> tuple[Rows, int, int]:
+    def work(start: int, stop: int) -> Part:
         trace = np.zeros((len(layout.steps), 4), np.int64)
         visited = snapshot.borrow_scratch()
         began = time.perf_counter_ns()
-        blind = search_many(
+        missing = search_many(
             queries[start:stop],
             snapshot.coded_axes,
             (selection.table, snapshot.starts, snapshot.like),
@@ -103,17 +107,17 @@ def search(
             layout.knobs,
             layout.scales,
             visited,
-            (rows[start:stop], scores[start:stop], trace, whole[start:stop]),
+            (rows[start:stop], scores[start:stop], trace),
         )
         spent = time.perf_counter_ns() - began
         snapshot.return_scratch(visited)
-        return trace, spent, blind
+        return trace, spent, missing
 
     parts = snapshot.threads.share(q, plan.threads, work)
     cost = _trace(snapshot, layout, parts, q) if traced else None
-    if any(blind for _, _, blind in parts):
+    if any(blind for _, _, (blind, _) in parts):
         cost = _scan_blind(snapshot, queries, plan, selection, rows, scores, cost)
-    return Found(rows, scores, cost, bool(whole.all()))
+    return Found(rows, scores, cost, not any(short for _, _, (_, short) in parts))
 
 
 def _scan_blind(
@@ -190,7 +194,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
 
 
 def _trace(
-    snapshot: Snapshot, layout: Layout, parts: list[tuple[Rows, int, int]], queries: int
+    snapshot: Snapshot, layout: Layout, parts: list[Part], queries: int
 ) -> Trace:
     width = code_width(snapshot.manifest.code_dim)
     walked = bool(snapshot.everything.table[:, t.DEGREE].any())

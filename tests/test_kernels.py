@@ -1333,7 +1333,7 @@ class Corpus:
             knobs,
             np.array([-1.0, *[1 / 127] * len(held.table)]),
             np.zeros(n + 1, np.uint8),
-            (rows, scores, trace, np.zeros(count, np.bool_)),
+            (rows, scores, trace),
         )
         return rows, scores, trace
 

@@ -122,7 +122,7 @@ def _walked(
     rows, scores = np.empty((1, plan.k), np.int64), np.empty((1, plan.k), np.float32)
     search_many(
         query, snapshot.coded_axes, memory, layout.stages, layout.knobs,
-        layout.scales, visited, (rows, scores, trace, np.ones(1, np.bool_)),
+        layout.scales, visited, (rows, scores, trace),
     )  # fmt: skip
     return int(trace[0, ROWS_IN])
 

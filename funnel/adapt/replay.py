@@ -194,7 +194,7 @@ def run(
     visited = snapshot.borrow_scratch()
     search_many(
         query, snapshot.coded_axes, memory, layout.stages, knobs, layout.scales,
-        visited, (rows, scores, trace, np.ones(1, np.bool_)),
+        visited, (rows, scores, trace),
     )  # fmt: skip
     snapshot.return_scratch(visited)
     return _found(rows[0], scores[0])

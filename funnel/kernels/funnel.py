@@ -109,8 +109,8 @@ def search_many(
     knobs: Array,
     scales: Array,
     visited: Array,
-    out: tuple[Array, Array, Array, Array],
-) -> int:
+    out: tuple[Array, Array, Array],
+) -> tuple[int, int]:
     """Search every query, `TOGETHER` at a time.
 
     Parameters
@@ -133,17 +133,17 @@ def search_many(
         each segment.
     visited : (most nodes of a segment + 1,) uint8
         Kept between calls; its last entry is the epoch.
-    out : rows, scores, trace, whole
-        (q, k) int64, (q, k) float32, (r, 4) int64, (q,) bool. Rows are −1 and scores
-        −inf where there are fewer than k; a query is whole if all its stages were run.
+    out : rows, scores, trace
+        (q, k) int64, (q, k) float32, (r, 4) int64. Rows are −1 and scores
+        −inf where there are fewer than k.
 
     Returns
     -------
-    int
-        Blind queries: those that the projection says nothing of, so that no code can
-        rank for them. Their first row is `BLIND`.
+    blind, short : int
+        Queries that the projection says nothing of, so that no code can rank for them:
+        their first row is `BLIND`. Those whose budget ended before their last stage.
     """
-    table, (out_rows, out_scores, trace, whole) = memory[0], out
+    table, (out_rows, out_scores, trace) = memory[0], out
     longest, loose = knobs[SHORTLIST], 0
     for s in range(len(table)):
         longest = max(longest, reach(table[s], knobs[EF]))
@@ -169,7 +169,7 @@ def search_many(
         np.empty(some, np.int32),
     )
     counts, scored = np.empty(some, np.int64), np.empty(some, np.int64)
-    blind = 0
+    blind, short = 0, 0
     for first in range(0, len(queries), max(1, some)):
         b, began = min(some, len(queries) - first), ticks()
         prepare_some(
@@ -192,7 +192,12 @@ def search_many(
         trace[0, TICKS] += ticks() - began
         for i in range(b):
             at = first + i
-            blind += finish(
+            if counts[i] < 0:
+                out_rows[at], out_scores[at] = -1, -np.inf
+                out_rows[at, 0] = BLIND
+                blind += 1
+                continue
+            short += finish(
                 ready[i],
                 projected[i],
                 factors[i],
@@ -202,11 +207,11 @@ def search_many(
                 of_query(candidates, i),
                 counts[i],
                 (scored[i] * knobs[CODE_BYTES], began),
-                (out_rows[at], out_scores[at], trace, whole[at : at + 1]),
+                (out_rows[at], out_scores[at], trace),
             )
     if len(trace) > 1 + len(plan[0]):
         trace[1, ROWS_IN] = trace[0, ROWS_KEPT]
-    return blind
+    return blind, short
 
 
 @kernel
@@ -220,17 +225,15 @@ def finish(
     candidates: tuple[Array, ...],
     m: int,
     spent: tuple[int, int],
-    out: tuple[Array, Array, Array, Array],
+    out: tuple[Array, Array, Array],
 ) -> int:
-    """Rerank a query's `m` candidates and write its answers, or that it is blind.
+    """Rerank a query's `m` candidates and write its answers.
 
-    `spent` is what `stages.rerank` takes; the rest and the result are of `search_many`.
+    `spent` is what `stages.rerank` takes, the rest is of `search_many`. Returns 1 if
+    the budget ended before the last stage, else 0.
     """
-    out_rows, out_scores, trace, whole = out
-    out_rows[:], out_scores[:], whole[0] = -1, -np.inf, True
-    if m < 0:
-        out_rows[0] = BLIND
-        return 1
+    out_rows, out_scores, trace = out
+    out_rows[:], out_scores[:] = -1, -np.inf
     stages, done = len(plan[0]), len(plan[0])
     if len(trace) > 1 + stages:
         trace[1, ROWS_KEPT] += m
@@ -240,6 +243,5 @@ def finish(
         )
     elif stages > 0:
         m, done = rerank(query, memory, plan, knobs, candidates, m, spent, trace)
-    whole[0] = done == stages
     write_best(candidates, m, factor, out_rows, out_scores)
-    return 0
+    return int(done < stages)
