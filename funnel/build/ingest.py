@@ -73,6 +73,7 @@ class Ingest:
         self._text_ids = TableWriter(self.path("ids"))
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._kept: list[Rows] = []
+        self._copy: Floats = np.empty((0, options.full_dim), np.float32)
         self._ids: list[Ids] = []
 
     @property
@@ -120,7 +121,7 @@ class Ingest:
         o = self.options
         vectors = check_rows(batch.vectors, "embeddings", o.full_dim)
         if np.may_share_memory(vectors, batch.vectors):
-            vectors = vectors.copy()  # what is checked is what is stored
+            vectors = self._own(vectors)  # what is checked is what is stored
         vectors = as_stored(apply_transform(vectors, o.transform), o.dtype)
         bad = bad_rows(vectors, zero_is_bad=o.metric == "cosine")
         if len(bad) and not o.drop_bad:
@@ -132,6 +133,14 @@ class Ingest:
         self.seen += len(vectors)
         self.rows += len(keep)
         return vectors[keep] if len(bad) else vectors
+
+    def _own(self, rows: Floats) -> Floats:
+        """Copy rows to memory that the next batch takes over: new pages cost more."""
+        if len(self._copy) < len(rows) or self._copy.dtype != rows.dtype:
+            self._copy = np.empty(rows.shape, rows.dtype)
+        copy = self._copy[: len(rows)]
+        np.copyto(copy, rows)
+        return copy
 
     def _take_ids(self, batch: Batch, keep: Rows) -> None:
         if (batch.ids is None) != (not self._ids) and self.seen:
