@@ -23,15 +23,17 @@ Each has two parents, so that callers may catch ours or Python's own::
     ├── UncertainCommitError   OSError           written, but perhaps not durable
     ├── ReadOnlyError          OSError           the handle is open for reading
     ├── ClosedError            ValueError        the handle was closed
+    ├── OutOfMemoryError       MemoryError       a build or a change needs more memory
     └── BuilderMissingError    ImportError       the builder is not installed
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 DEEPEST = 100  # dicts and lists within each other
 NESTED = (Mapping, list, tuple, set, frozenset)
@@ -122,8 +124,26 @@ class ClosedError(FunnelError, ValueError):
     """The handle was closed."""
 
 
+class OutOfMemoryError(FunnelError, MemoryError):
+    """A build or a change needs more memory than there is."""
+
+
 class BuilderMissingError(FunnelError, ImportError):
     """The asked graph builder is not installed."""
+
+
+@contextlib.contextmanager
+def typed_memory() -> Iterator[None]:
+    """Turn the MemoryError of Python, NumPy or Arrow into ours."""
+    try:
+        yield
+    except MemoryError as error:
+        if isinstance(error, FunnelError):
+            raise
+        raise OutOfMemoryError(
+            f"not enough memory ({error}): give the process more, or hand over fewer "
+            "rows at a time"
+        ) from error
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:

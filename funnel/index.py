@@ -33,6 +33,7 @@ from funnel.errors import (
     check_flag,
     check_share,
     check_whole,
+    typed_memory,
 )
 from funnel.explaining import Explaining
 from funnel.filters import check_narrows, is_mask, selection_of
@@ -218,7 +219,7 @@ class FunnelIndex(Explaining):
             on_bad_vectors=on_bad_vectors, vector_column=vector_column,
             id_column=id_column,
         )  # fmt: skip
-        with new_index(target, overwrite=overwrite) as folder:
+        with typed_memory(), new_index(target, overwrite=overwrite) as folder:
             manifest = build_index(
                 folder, source.batches, source.rows, checked, options, reporter
             )
@@ -712,11 +713,12 @@ class FunnelIndex(Explaining):
                 )
             self._in_change = True
             try:
-                if self._draft is not None:
-                    yield self._draft
-                else:
-                    with self._next_version() as draft:
-                        yield draft
+                with typed_memory():
+                    if self._draft is not None:
+                        yield self._draft
+                    else:
+                        with self._next_version() as draft:
+                            yield draft
             finally:
                 self._in_change = False
 

@@ -49,6 +49,7 @@ from funnel.errors import (
     FormatVersionError,
     IndexExistsError,
     NotAnIndexError,
+    OutOfMemoryError,
     StorageError,
 )
 from funnel.store.commit import newest_manifest
@@ -794,7 +795,7 @@ def test_build__that_fails_in_the_graph_leaves_the_path_free(
 
     with monkeypatch.context() as patch:
         patch.setattr(faiss, "IndexHNSWFlat", fail)
-        with pytest.raises(MemoryError, match="no room"):
+        with pytest.raises(OutOfMemoryError, match="no room"):
             build(corpus(), path=tmp_path / "x")
     assert not list(tmp_path.iterdir())
     build(corpus(), path=tmp_path / "x").close()
