@@ -15,6 +15,7 @@ import signal
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,6 +59,7 @@ from funnel.errors import (
 from funnel.kernels.jit import COMPILED
 from funnel.store.lock import merge_lock
 from funnel.store.manifest import Segment
+from reliability.failpoints import Failpoints
 
 DIM = 24
 POOL = conftest.turned_rows(400, DIM, 7, rank=16)
@@ -181,6 +183,37 @@ class Living(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.index.close()
         self.index = FunnelIndex.open(self.path, "rw")
+
+    @rule(data=st.data(), nth=st.integers(1, 30))
+    def crash(self, data: st.DataObject, nth: int) -> None:
+        """Kill a fork at its n-th call that changes files; the index opens as it is.
+
+        With all of what the fork was adding, or with none.
+        """
+        at = self.drawn(data, 8)
+        new = [named(self.kind, self.next_id + i) for i in range(len(at))]
+        given: dict[str, Any] = {} if self.kind == "row" else {"ids": new}
+        self.index._merger.wait()
+        self.index.close()
+        self.index = FunnelIndex.open(self.path, "rw", auto_compact=False)
+        before = self.index.versions()[-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads that sleep
+            child = os.fork()
+        if not child:
+            try:
+                signal.alarm(60)
+                Failpoints(nth).install()
+                self.index.add(POOL[at], **given)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        self.index.close()
+        self.index = FunnelIndex.open(self.path, "rw")
+        if self.index.versions()[-1] > before:
+            self.rows |= {i: (row, None) for i, row in zip(new, at, strict=True)}
+            self.next_id += len(at)
+        self.remember()
 
     @rule(data=st.data())
     def look_back(self, data: st.DataObject) -> None:
