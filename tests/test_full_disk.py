@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import multiprocessing
 import os
 import resource
@@ -277,6 +278,7 @@ def refuse_steps(folder: Path, name: str, *, mounted: bool) -> list[int]:
         shutil.copytree(whole, path)
         with FunnelIndex.open(path, "rw", auto_compact=False) as index:
             before = held(index)
+            gc.collect()  # maps of removed files, in what an error left, keep room
             try:
                 with room(folder, spare):
                     CHANGES[name](index)
