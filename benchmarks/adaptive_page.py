@@ -11,13 +11,13 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks import marked
 from benchmarks.pareto import front
 from benchmarks.results import read_json
 from benchmarks.tables import MISSING, Table, number, share, to_markdown
 
 Record = dict[str, Any]
 BEGIN = "<!-- results: made by `python -m benchmarks.adaptive --doc` -->\n"
-END = "<!-- end of results -->"
 AHEAD, WIDE, NEAR = 1.3, 50, 0.995
 LARGE = 50_000  # rows: a scan of fewer is fast itself
 WORK = ("batch_us", "single_p50_us", "single_p99_us", "scored", "reranked")
@@ -210,10 +210,7 @@ def write(folder: Path, doc: Path) -> None:
     records = [one for one in records if "ahead" in one]
     figure = doc.parent / "figures" / "adaptive.png"
     draw(records, figure)
-    before, rest = doc.read_text().split(BEGIN)
-    doc.write_text(
-        f"{before}{BEGIN}\n{section(records, figure, doc)}\n{END}{rest.split(END)[1]}"
-    )
+    marked.replace(doc, BEGIN, section(records, figure, doc))
 
 
 def section(records: list[Record], figure: Path, doc: Path) -> str:

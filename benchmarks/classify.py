@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks import machine
+from benchmarks import machine, marked
 from benchmarks.datasets import CACHE, load
 from benchmarks.plots import DPI, decimal
 from benchmarks.results import write_json
@@ -32,7 +32,6 @@ from funnel.classify.thresholds import GRID, stops
 
 ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- results: made by `python -m benchmarks.classify --doc` -->\n"
-END = "<!-- end of results -->"
 FIT_ROWS = 3_000
 ALPHAS = (0.002, 0.005, 0.01, 0.02)
 BESIDE_PAPER = ("best pair (MRL paper)", "risk, α = 0.2%")
@@ -288,12 +287,6 @@ def section(found: Record, figure: Path, doc: Path) -> str:
     return "\n".join(lines)
 
 
-def replace(doc: Path, text: str) -> None:
-    """Put the text between the markers of a document."""
-    before, rest = doc.read_text().split(BEGIN)
-    doc.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show and store."""
     args = parser().parse_args(arguments)
@@ -312,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         doc = ROOT / "docs" / "classify.md"
         figure = doc.parent / "figures" / f"classify-{args.dataset}.png"
         draw(found, figure)
-        replace(doc, section(found, figure, doc))
+        marked.replace(doc, BEGIN, section(found, figure, doc))
 
 
 if __name__ == "__main__":

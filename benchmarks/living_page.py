@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import marked
 from benchmarks.tables import Table, number, to_markdown
 
 Record = dict[str, Any]
 BEGIN = "<!-- results: made by `python -m benchmarks.living --doc` -->\n"
-END = "<!-- end of results -->"
 
 
 def tables(found: Record) -> Sequence[Table]:
@@ -49,6 +49,5 @@ def write(found: Record, doc: Path) -> None:
     """Put the tables between the markers of a document."""
     about, commit = found["machine"], str(found["commit"] or "unknown")
     said = f"{about['cpu']}, one thread, commit `{commit[:9]}{commit[40:]}`.\n"
-    before, rest = doc.read_text().split(BEGIN)
     made = "\n".join([said, *(to_markdown(table) for table in tables(found))])
-    doc.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}")
+    marked.replace(doc, BEGIN, made)

@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks import marked
 from benchmarks.results import curves, effort, label, read_json
 from benchmarks.speedups import BATCH, HEADLINE, SINGLE, fastest, speedups
 from benchmarks.tables import number, share, size
 
 ROOT = Path(__file__).parent.parent
 BEGIN = "<!-- results: made by `python -m benchmarks.readme` -->\n"
-END = "<!-- end of results -->"
 FIGURES = {
     "time_ndcg.png": "query time against ndcg@10",
     "time_knn_recall.png": "query time against knn_recall@10",
@@ -47,10 +47,8 @@ def main() -> None:
     folders: list[Path] = args.parse_args().folders
     parts = [section(folder, read_json(folder / "results.json")) for folder in folders]
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    after = rest.split(END)[1]
     text = f"{machine_line(read_json(folders[0] / 'results.json'))}\n" + "".join(parts)
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+    marked.replace(readme, BEGIN, text)
 
 
 def machine_line(results: dict[str, Any]) -> str:

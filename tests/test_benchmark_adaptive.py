@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import adaptive, adaptive_page
+from benchmarks import adaptive, adaptive_page, coverage
+from benchmarks.marked import END
 from funnel.kernels.jit import COMPILED
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="searches thousands of times")
@@ -22,7 +23,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     given = ["--dataset", "synthetic", "--n", "2000", "--dim", "64", "--queries", "240"]
     patch = pytest.MonkeyPatch()
     patch.setattr(adaptive, "ROUNDS", 1)
-    patch.setattr(adaptive, "SPLITS", 20)
+    patch.setattr(coverage, "SPLITS", 20)
     patch.setattr(adaptive, "EFS", (10, 40, 160))
     adaptive.main([*given, "--out", str(folder / "out"), "--cache", str(folder)])
     patch.undo()
@@ -51,7 +52,7 @@ def test_page__shows_every_figure(found: Any, tmp_path: Path):
     record, folder = found
     doc = tmp_path / "docs" / "adaptive.md"
     doc.parent.mkdir()
-    doc.write_text(f"before\n{adaptive_page.BEGIN}old\n{adaptive_page.END}\nafter\n")
+    doc.write_text(f"before\n{adaptive_page.BEGIN}old\n{END}\nafter\n")
     adaptive_page.write(folder, doc)
     text = doc.read_text()
     assert text.startswith("before\n")
@@ -69,11 +70,11 @@ def test_one_by_one__adds_the_losses_of_stages_up():
     walk = {ef: hard < 0.8 / ef for ef in (10, 20, 100, 10_000)}
     cut = {keep: wide < 0.8 / keep for keep in (10, 20, 100, 10_000)}
     losses = {(k, e): (walk[e] | cut[k]).astype(float) for k in cut for e in walk}
-    alone = adaptive.one_by_one(losses, 0.9)
+    alone = coverage.one_by_one(losses, 0.9)
     assert not alone["kept"]
     assert alone["missed_when_sure"] > alone["may_miss"]
     levels = np.stack([losses[k, k] for k in sorted(cut)], axis=1)
-    together = adaptive.coverage(levels, 0.9)
+    together = coverage.coverage(levels, 0.9)
     assert together["kept"]
     assert together["sure_of"] == 1
     assert together["missed_when_sure"] <= together["may_miss"]

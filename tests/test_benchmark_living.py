@@ -8,6 +8,7 @@ import conftest
 import pytest
 
 from benchmarks import living, living_page
+from benchmarks.marked import END
 
 TITLES = ("segments", "filters", "changes")
 
@@ -31,7 +32,7 @@ def test_living__measures_every_row(
     assert [t.title for t in made] == [f"tiny: {s}" for s in TITLES]
     assert all(len(row) == len(t.header) for t in made for row in t.rows)
     doc = tmp_path / "living.md"
-    doc.write_text(f"before\n{living_page.BEGIN}old\n{living_page.END}\nafter\n")
+    doc.write_text(f"before\n{living_page.BEGIN}old\n{END}\nafter\n")
     living_page.write(found, doc)
     text = doc.read_text()
     assert text.startswith("before\n")

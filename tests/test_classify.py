@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import funnel.classify.inputs
 from benchmarks import classify as benchmark
+from benchmarks.marked import END
 from funnel.classify import AdaptiveClassifier, UnfittedError
 from funnel.classify.heads import confidences, given_heads, split
 from funnel.classify.report import make_report
@@ -517,7 +518,7 @@ def test_document__code_runs(capsys):
 
 def test_document__has_its_markers_and_figure():
     text = DOC.read_text()
-    assert text.count(benchmark.BEGIN) == text.count(benchmark.END) == 1
+    assert text.count(benchmark.BEGIN) == text.count(END) == 1
     for link in re.findall(r"\]\(([^)#]+)", text):
         assert (DOC.parent / link).exists(), link
 
@@ -547,7 +548,7 @@ def test_benchmark__measures_and_writes_its_section(tmp_path, monkeypatch, capsy
     (tmp_path / "docs").mkdir()
     tiny_set(tmp_path / "tiny")
     doc = tmp_path / "docs" / "classify.md"
-    doc.write_text(f"before\n{benchmark.BEGIN}STALE\n{benchmark.END}\nafter\n")
+    doc.write_text(f"before\n{benchmark.BEGIN}STALE\n{END}\nafter\n")
     monkeypatch.setattr(benchmark, "ROOT", tmp_path)
     monkeypatch.setattr(benchmark, "FIT_ROWS", 100)
     out = tmp_path / "classify.json"
