@@ -279,16 +279,108 @@ def grow(codes, M, ef, order, batches, entry_count):
             found[int(node)] = choose_links(pairs, codes, M)
         for node, chosen in found.items():
             links[node] = list(chosen)
-        back = {}
-        for node, chosen in found.items():
-            for end in chosen:
-                back.setdefault(int(end), []).append(node)
-        for end, nodes in back.items():
-            links[end] += nodes
-            if len(links[end]) > 2 * M:
-                pairs = [(code_score(codes[end], codes[i]), i) for i in links[end]]
-                links[end] = choose_links(sorted(pairs, reverse=True), codes, 2 * M)
+        link_back(links, found, codes, 2 * M)
     return links
+
+
+def nearest_by_cells(query, codes, centres, cells, wanted, limit, salt=0):
+    """Return the best `limit` (score, node) of the `wanted` best cells, and the cells.
+
+    Among equal scores the node wins that XOR the salt makes the greatest number, the
+    lower cell among equal centres.
+    """
+    ranked = sorted((-code_score(query, one), cell) for cell, one in enumerate(centres))
+    probed = [cell for _, cell in ranked[:wanted]]
+    nodes = [node for node, cell in enumerate(cells) if cell in probed]
+    pairs = [(code_score(query, codes[node]), node ^ salt) for node in nodes]
+    best = sorted(pairs, reverse=True)[:limit]
+    return [(score, number ^ salt) for score, number in best], probed
+
+
+def knit(codes, centres, cells, middles, M, limit, wanted):
+    """Return the nodes that each node links to among the nearest by cells, as lists.
+
+    Candidates are the nearest of a node, then the middles of its cells that lie behind;
+    half of `M` there are at least, if need be of the nearest.
+    """
+    links = []
+    for node, code in enumerate(codes):
+        salt = (node * 2_654_435_761 % 2**32) >> 1
+        best, probed = nearest_by_cells(
+            code, codes, centres, cells, wanted, limit, salt
+        )
+        near = [pair for pair in best if pair[1] != node]
+        middle = [middles[cell] for cell in probed if middles[cell] not in (-1, node)]
+        far = [(code_score(code, codes[other]), other) for other in middle]
+        far = [
+            pair
+            for pair in sorted(far, reverse=True)
+            if not near or pair[0] < near[-1][0]
+        ]
+        chosen = choose_links(near + far, codes, M)
+        others = [other for _, other in near if other not in chosen]
+        links.append(chosen + others[: max(0, -(-M // 2) - len(chosen))])
+    return links
+
+
+def turn_back(links, codes, limit):
+    """Link the ends of all links back, in place."""
+    link_back(links, {n: list(ends) for n, ends in enumerate(links)}, codes, limit)
+
+
+def link_back(links, found, codes, limit):
+    """Add the links that `found`, node → ends, turned around makes, in place."""
+    back = {}
+    for node, chosen in found.items():
+        for end in chosen:
+            back.setdefault(int(end), []).append(node)
+    for end, nodes in back.items():
+        links[end] += [node for node in nodes if node not in links[end]]
+        if len(links[end]) > limit:
+            pairs = [(code_score(codes[end], codes[i]), i) for i in links[end]]
+            links[end] = choose_links(sorted(pairs, reverse=True), codes, limit)
+
+
+def lead_to_all(links, limit, fewest, enough):
+    """Let some links lead to each node, from those that it links to, in place.
+
+    The last link of a full list makes room whose end has more than enough.
+    """
+    degrees = [sum(node in ends for ends in links) for node in range(len(links))]
+    for node, ends in enumerate(links):
+        for near in list(ends):
+            if degrees[node] >= fewest or near == node:
+                continue
+            spare = [j for j, end in enumerate(links[near]) if degrees[end] > enough]
+            if node in links[near]:
+                continue
+            if len(links[near]) < limit:
+                links[near].append(node)
+            elif spare:
+                degrees[links[near][spare[-1]]] -= 1
+                links[near][spare[-1]] = node
+            else:
+                continue
+            degrees[node] += 1
+
+
+def weave(links, nodes, found, added, limit):
+    """Add links among a sample, there and back, in place: the last ones make room.
+
+    No more than half of a list is ever added.
+    """
+    for i, places in enumerate(found):
+        for place in places:
+            for node, end in ((nodes[i], nodes[place]), (nodes[place], nodes[i])):
+                if end in links[node]:
+                    continue
+                if len(links[node]) < limit:
+                    links[node].append(end)
+                elif 2 * added[node] < limit:
+                    links[node][limit - 1 - added[node]] = end
+                else:
+                    continue
+                added[node] += 1
 
 
 def reachable(neighbours, starts):

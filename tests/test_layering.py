@@ -49,7 +49,9 @@ LAYERS = (
     ("__init__",),
 )
 HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
-INTRINSICS = tuple(f"kernels/{name}.py" for name in ("fours", "jit", "lanes", "memory"))
+INTRINSICS = tuple(
+    f"kernels/{name}.py" for name in ("fours", "jit", "lanes", "memory", "tiles")
+)
 # Who may import what: paths below `funnel/`, a folder for all its files.
 DOORS = {
     "hnswlib": ("graph/build.py",),

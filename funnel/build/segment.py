@@ -21,6 +21,7 @@ from funnel.graph.adjacency import choose_entries, link_unreachable, rooted
 from funnel.graph.build import Links, build_graph
 from funnel.graph.grow import grow_graph
 from funnel.graph.halves import are_uneven, directions, joined
+from funnel.graph.knit import knit_graph
 from funnel.kernels.codes import code_width
 from funnel.kernels.types import Floats, Rows
 from funnel.progress import Progress
@@ -148,19 +149,31 @@ class SegmentBuilder:
     def _linked(self, node_rows: Rows) -> Links:
         """Return a graph; under inner product of uneven rows, two halves in one."""
         o = self._options
-        make = self._grown if o.builder == "numba" else self._built
+        make = self._made if o.builder == "numba" else self._built
         if o.metric != "ip" or o.M < 2 or not are_uneven(self._ingest.sample.norms):
             return make(node_rows, o.M)
-        by_product = make(node_rows, o.M - o.M // 2)
+        by_product = make(node_rows, o.M - o.M // 2, uneven=True)
         return joined(by_product, make(node_rows, o.M // 2, by_direction=True))
 
-    def _grown(self, node_rows: Rows, M: int, *, by_direction: bool = False) -> Links:
-        """Grow a graph over the codes that were written."""
+    def _made(
+        self,
+        node_rows: Rows,
+        M: int,
+        *,
+        by_direction: bool = False,
+        uneven: bool = False,
+    ) -> Links:
+        """Make a graph over the codes that were written.
+
+        The nearest of rows of uneven length are not those of their direction: cells do
+        not hold them together, and the graph is grown.
+        """
         o, n = self._options, len(node_rows)
+        make = grow_graph if uneven else knit_graph
         width = code_width(self._projection.code_dim)
         codes = map_body(self._ingest.path("codes"), n, width, "int8")
         with self._progress.step("graph", n) as advance:
-            return grow_graph(
+            return make(
                 directions(codes) if by_direction else codes,
                 M=M,
                 ef_construction=o.ef_construction,
@@ -169,7 +182,14 @@ class SegmentBuilder:
                 advance=advance,
             )
 
-    def _built(self, node_rows: Rows, M: int, *, by_direction: bool = False) -> Links:
+    def _built(
+        self,
+        node_rows: Rows,
+        M: int,
+        *,
+        by_direction: bool = False,
+        uneven: bool = False,
+    ) -> Links:
         """Let a library build a graph over the coordinates of the graph's dims."""
         o = self._options
         return build_graph(

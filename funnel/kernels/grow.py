@@ -132,7 +132,7 @@ def link_back(
     offsets: Array,
     links: Array,
 ) -> None:
-    """Add links to `targets`; choose again where there are more than g.
+    """Add links to `targets` that they lack; choose again where there are more than g.
 
     Parameters
     ----------
@@ -155,9 +155,13 @@ def link_back(
         while m < degree and own[m] >= 0:
             ends[m] = own[m]
             m += 1
+        held = m
         for s in range(starts[t], starts[t + 1]):
+            known = False
+            for i in range(held):
+                known |= ends[i] == sources[s]
             ends[m] = sources[s]
-            m += 1
+            m += int(not known)
         if m <= degree:
             own[:m] = ends[:m]
             continue

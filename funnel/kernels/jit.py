@@ -133,7 +133,21 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     Serial on purpose: a search runs in threads of its own, Numba's parallel layers
     abort under Python threads or kill forked children.
     """
-    compiled = numba.njit(nogil=True, fastmath=FASTMATH)(function)
+    return _kept(numba.njit(nogil=True, fastmath=FASTMATH)(function), function)
+
+
+def inlined(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile as `kernel` does what is put into its callers, not called by them.
+
+    Numba hands an array over as seven numbers and counts its references, so that a call
+    with ten arrays takes as long as scoring fifty codes.
+    """
+    compiled = numba.njit(nogil=True, fastmath=FASTMATH, forceinline=True)(function)
+    return _kept(compiled, function)
+
+
+def _kept(compiled: Any, function: Callable[P, R]) -> Callable[P, R]:
+    """Let a compiled function be kept on disk, where that is possible."""
     if CACHED:
         compiled._cache = _Cache(function)
     return cast(Callable[P, R], compiled)

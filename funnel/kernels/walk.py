@@ -16,7 +16,7 @@ import numpy as np
 
 from funnel.kernels.codes import score_code
 from funnel.kernels.fours import FOUR, score_listed, score_next
-from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.jit import LINE_BYTES, inlined, kernel, prefetch
 from funnel.kernels.lanes import KEYS, shift_in
 from funnel.kernels.types import Array
 
@@ -59,7 +59,7 @@ def clear(pool: Array, limit: int) -> None:
         pool[i] = LOWEST
 
 
-@kernel
+@inlined
 def insert(pool: Array, size: int, limit: int, key: np.int64) -> int:
     """Insert `key` into a pool that holds `size` keys, descending; return its place.
 
@@ -83,7 +83,7 @@ def insert(pool: Array, size: int, limit: int, key: np.int64) -> int:
     return at - 1 + stay
 
 
-@kernel
+@inlined
 def unseen_links(
     links: Array, codes: Array, visited: Array, epoch: np.uint8, near: Array
 ) -> int:
@@ -109,13 +109,13 @@ def unseen_links(
     return m
 
 
-@kernel
+@inlined
 def under(score: np.int64) -> np.int64:
     """Return a key below those of all nodes of a score, above those of lower scores."""
     return (max(score, np.int64(LOWEST_SCORE + 1)) << NODE_BITS) - 1
 
 
-@kernel
+@inlined
 def horizon(pool: Array, at: int, stop: Stop) -> np.int64:
     """Return the lowest score that is near enough to be expanded.
 
@@ -131,7 +131,7 @@ def horizon(pool: Array, at: int, stop: Stop) -> np.int64:
     return max(lowest, floor) if at >= guard else lowest
 
 
-@kernel
+@inlined
 def absorb(
     query: Array,
     offset: np.int32,
