@@ -180,7 +180,7 @@ class FunnelIndex(Explaining):
         M, ef_construction : int
             HNSW's links a node (2 M on the lowest level) and search width in building.
         builder : {"auto", "hnswlib", "faiss", "numba"}
-            "auto" is "numba", which grows the graph over the codes with our own
+            "auto" is "numba", which links each code to its nearest with our own
             kernels; with a `graph_dim` of its own, hnswlib where it is installed, else
             faiss.
         seed, threads : int

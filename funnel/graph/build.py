@@ -1,6 +1,6 @@
 """Let hnswlib or faiss build an HNSW graph, and hand its links on as arrays.
 
-The one door to hnswlib and faiss; `grow.py` builds without them. No object of either
+The one door to hnswlib and faiss; `knit.py` and `grow.py` build without them. No object of either
 outlives `build_graph`: raw hnswlib answers from wrong widths, crashes on damaged files
 and cannot be mapped. What is done with the arrays is `adjacency.py`'s matter.
 """
@@ -42,7 +42,7 @@ class Links:
 def choose_builder(builder: str, over_codes: bool = True) -> str:
     """Return the builder to use.
 
-    "auto" is our own, which grows a graph over the codes; where other dims are asked
+    "auto" is our own, which makes a graph over the codes; where other dims are asked
     for the graph, hnswlib if it is installed, else faiss.
     """
     check_choice("builder", builder, BUILDERS)

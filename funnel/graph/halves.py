@@ -3,7 +3,7 @@
 The longest vectors are near to everything by inner product, so that links by it alone
 lead to them and to little else; links by direction alone lead there slowly. Half of
 each finds what neither does (Liu et al. 2020, arXiv:1909.13459, section 4, who keep two
-graphs). Builds neither half (`build.py`, `grow.py`).
+graphs). Builds neither half (`build.py`, `grow.py`, `knit.py`).
 
 n = nodes, w = bytes of a code, g = links of a node.
 """
