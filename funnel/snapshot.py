@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.errors import CorruptIndexError
-from funnel.kernels.codes import code_width, rows_as_codes
+from funnel.kernels.codes import code_width
 from funnel.kernels.segments import write_ids
+from funnel.kernels.tiles import rows_as_tiles
 from funnel.kernels.types import Floats, Rows
 from funnel.projection import Projection
 from funnel.selection import Flags, Selection, select
@@ -70,7 +71,7 @@ class Snapshot:
             if not np.isfinite(self.axes).all():
                 name = manifest.files["axes"].name
                 raise CorruptIndexError(f"{data / name}: an axis is not finite")
-        self.coded_axes = (self.axes, *rows_as_codes(self.axes))
+        self.coded_axes = (self.axes, *rows_as_tiles(self.axes))
         self.live = self._live_flags()
         self.everything = select(self.segments, self.live)
         like = np.empty(0, np.uint16 if manifest.dtype == "float16" else np.float32)

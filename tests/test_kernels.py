@@ -38,6 +38,7 @@ from funnel.kernels import segments as t
 from funnel.kernels import stages as later
 from funnel.kernels import walk as g
 from funnel.kernels.jit import COMPILED, FASTMATH, kernel, prefetch, ticks, widen
+from funnel.kernels.tiles import rows_as_tiles
 
 DIMS = (1, 2, 7, 8, 31, 64, 97, 128)
 DTYPES = ("float32", "float16")
@@ -256,8 +257,9 @@ def test_project__does_not_depend_on_the_other_queries(dim):
 
 
 @pytest.mark.parametrize("dim", [*DIMS, 700])
-def test_project_codes__is_near_naive(dim):
-    queries, axes = drawn(dim, 5, dim), drawn(1, 9, dim)
+@pytest.mark.parametrize("count", [1, 9, 16, 33])
+def test_project_codes__is_near_naive(dim, count):
+    queries, axes = drawn(dim, 5, dim), drawn(1, count, dim)
     queries[3] = 0
     codes = np.empty((5, c.code_width(dim)), np.int8)
     scales, offsets = np.empty(5, np.float32), np.empty(5, np.int32)
@@ -265,8 +267,10 @@ def test_project_codes__is_near_naive(dim):
         scales[i] = c.quantise(query, codes[i])
         offsets[i] = c.code_offset(codes[i])
     axis_codes, units = c.rows_as_codes(axes)
-    out = np.full((5, 9), np.nan, np.float32)
-    q.project_codes(codes, scales, offsets, axis_codes, units, out)
+    tiles, same = rows_as_tiles(axes)
+    np.testing.assert_array_equal(same, units)
+    out = np.full((5, count), np.nan, np.float32)
+    q.project_codes(codes, scales, offsets, tiles, units, out)
     tops = np.abs(queries).max(axis=1)[:, None], np.abs(axes).max(axis=1)
     # Each of a product's factors is off by half a step at most.
     sums = np.abs(queries).sum(axis=1)[:, None], np.abs(axes).sum(axis=1)
@@ -681,7 +685,6 @@ def test_score_code__equals_naive(dim):
     for a, b in itertools.product(codes, codes):
         expected, offset = naive.code_score(a, b), c.code_offset(a)
         assert c.score_code(a, frozen(b), offset) == expected
-        assert c.score_long_code(a, frozen(b), offset) == expected
 
 
 @pytest.mark.parametrize("top", [1, 127])
@@ -1272,7 +1275,7 @@ def corpus_of(seed, n, edges, code_dim, dtype="float32"):
 
 def coded(axes):
     """Return axes as `search_many` takes them."""
-    return frozen(axes), *c.rows_as_codes(axes)
+    return frozen(axes), *rows_as_tiles(axes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Let hnswlib or faiss build an HNSW graph, and hand its links on as arrays.
 
-The one door to hnswlib and faiss; `knit.py` and `grow.py` build without them. No object of either
-outlives `build_graph`: raw hnswlib answers from wrong widths, crashes on damaged files
-and cannot be mapped. What is done with the arrays is `adjacency.py`'s matter.
+The one door to hnswlib and faiss; `knit.py` and `grow.py` build without them. No object
+of either outlives `build_graph`: raw hnswlib answers from wrong widths, crashes on
+damaged files and cannot be mapped. What is done with the arrays is `adjacency.py`'s
+matter.
 """
 
 from __future__ import annotations

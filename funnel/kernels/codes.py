@@ -11,13 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.kernels.jit import LINE_BYTES, kernel
-from funnel.kernels.lanes import (
-    BLOCK,
-    LONG_BLOCK,
-    SHIFT,
-    dot_shifted,
-    long_dot_shifted,
-)
+from funnel.kernels.lanes import BLOCK, SHIFT, dot_shifted
 from funnel.kernels.types import TINY, Array, Floats
 
 
@@ -67,16 +61,5 @@ def score_code(query: Array, code: Array, offset: np.int32) -> np.int32:
     """
     total = offset
     for start in range(0, len(code), BLOCK):
-        total = np.int32(total + dot_shifted(query, code, start))
-    return total
-
-
-@kernel
-def score_long_code(query: Array, code: Array, offset: np.int32) -> np.int32:
-    """Do as `score_code`, faster from some 512 bytes on."""
-    total, long = offset, len(code) // LONG_BLOCK * LONG_BLOCK
-    for start in range(0, long, LONG_BLOCK):
-        total = np.int32(total + long_dot_shifted(query, code, start))
-    for start in range(long, len(code), BLOCK):
         total = np.int32(total + dot_shifted(query, code, start))
     return total

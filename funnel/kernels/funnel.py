@@ -33,6 +33,7 @@ from funnel.kernels.knobs import (
 from funnel.kernels.query import norm, project, project_codes
 from funnel.kernels.segments import LOOSE_COUNT
 from funnel.kernels.stages import rerank, rerank_certified
+from funnel.kernels.tiles import LANES
 from funnel.kernels.types import Array
 from funnel.kernels.walk import ROOM
 
@@ -77,7 +78,7 @@ def prepare_some(
     coded : codes, scales, offsets of the queries, scratch
         (b, w) int8, (b,) float32, (b,) int32.
     """
-    floats, axis_codes, axis_units = axes
+    floats, tiles, units = axes
     codes, scales, offsets = coded
     for i in range(len(raw)):
         factors[i] = prepare(raw[i], queries[i], by_norm)
@@ -92,9 +93,7 @@ def prepare_some(
         offsets[i] = code_offset(codes[i])
     some = codes[: len(raw)]
     width = projected.shape[1]
-    project_codes(
-        some, scales, offsets, axis_codes[:width], axis_units[:width], projected
-    )
+    project_codes(some, scales, offsets, tiles, units, projected)
     for i in range(len(raw)):
         if norm(projected[i]) < FAINT:
             project(queries[i : i + 1], floats[:width], projected[i : i + 1])
@@ -117,9 +116,9 @@ def search_many(
     ----------
     queries : (q, d) float32
         Not normalised.
-    axes : axes, their codes, the codes' units
-        (p, d) float32, (p, w) int8, (p,) float32; none (p = 0) where the projection is
-        the embedding's own prefix.
+    axes : axes, their codes as tiles, the codes' units
+        (p, d) float32, (⌈p / 16⌉, 16 w) uint8, (p,) float32; none (p = 0) where the
+        projection is the embedding's own prefix.
     memory : table, starts, like
         The table of `kernels/segments.py`; the rest as in `rerank.find_rows`.
     plan : see `rerank`
@@ -164,7 +163,7 @@ def search_many(
     projected = np.empty((some, knobs[WIDTH]), np.float32)
     factors = np.empty(some, np.float32)
     coded = (
-        np.empty((some, axes[1].shape[1]), np.int8),
+        np.empty((some, axes[1].shape[1] // LANES), np.int8),
         np.empty(some, np.float32),
         np.empty(some, np.int32),
     )

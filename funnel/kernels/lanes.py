@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from funnel.kernels.jit import COMPILED
 
-BLOCK, LONG_BLOCK = 64, 256  # bytes of codes that are multiplied at once
+BLOCK = 64  # bytes of codes that are multiplied at once
 KEYS = 8  # keys of a sorted list that move at once
 SHIFT = 128  # what makes an int8 a byte without sign
 
@@ -59,11 +59,6 @@ if COMPILED:
         return types.int32(query, code, types.int64), _dot_shifted(BLOCK)
 
     @intrinsic
-    def long_dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]
-        """Do as `dot_shifted` over 256 int8: fewer sums across lanes."""
-        return types.int32(query, code, types.int64), _dot_shifted(LONG_BLOCK)
-
-    @intrinsic
     def shift_in(_context, keys, at, key):  # type: ignore[no-untyped-def]
         """Make room for `key` among 8 keys of a descending list, from place `at`.
 
@@ -101,10 +96,6 @@ else:
     def dot_shifted(query: Any, code: Any, at: int) -> np.int32:
         """Return ``query · (code + 128)`` over the 64 int8 from place `at`."""
         return _product(query, code, at, BLOCK)
-
-    def long_dot_shifted(query: Any, code: Any, at: int) -> np.int32:
-        """Do as `dot_shifted` over 256 int8."""
-        return _product(query, code, at, LONG_BLOCK)
 
     def shift_in(keys: Any, at: int, key: int) -> int:
         """Make room for `key` among 8 keys of a descending list, from place `at`."""

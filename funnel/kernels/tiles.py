@@ -4,7 +4,8 @@ A tile holds sixteen codes so that four coordinates of each lie in one cache lin
 lane of a vector adds up one code's score, nothing is summed across lanes, and a line
 that was loaded once serves up to four queries. Where the CPU has AVX-512 VNNI, a line
 and a query take one instruction; elsewhere the same is written in 16 bits. Each
-function has a Python twin. Called by `kernels/cells.py` and `kernels/cluster.py`.
+function has a Python twin. Called by `kernels/cells.py`,
+`kernels/cluster.py` and `kernels/query.py`.
 
 n = nodes, t = tiles, w = bytes of a code, a multiple of 64, b = queries.
 """
@@ -14,14 +15,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from funnel.kernels.codes import rows_as_codes
 from funnel.kernels.jit import COMPILED, LINE_BYTES, kernel
 from funnel.kernels.lanes import SHIFT
-from funnel.kernels.types import Array
+from funnel.kernels.types import Array, Floats
 
 LANES = 16  # codes of a tile
 QUAD = LINE_BYTES // LANES  # bytes of each that share a line
@@ -49,6 +52,23 @@ def lay_tiles(codes: Array, members: Array, tiles: Array) -> None:
             at = j * LANES + lane
             for i in range(QUAD):
                 tile[at + i] = np.uint8(np.int32(code[j + i]) + SHIFT)
+
+
+def rows_as_tiles(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
+    """Return (n, d) rows as tiles of int8, each with a unit of its own, and the units.
+
+    Returns
+    -------
+    tiles : (⌈n / 16⌉, 16 w) uint8
+    units : (n,) float32
+    """
+    codes, units = rows_as_codes(rows)
+    members = np.full(-(-len(rows) // LANES) * LANES, -1, np.int32)
+    members[: len(rows)] = np.arange(len(rows))
+    tiles = np.empty((len(members) // LANES, LANES * codes.shape[1]), np.uint8)
+    lay_tiles(codes, members, tiles)
+    tiles.flags.writeable = False
+    return tiles, units
 
 
 if COMPILED:
