@@ -56,9 +56,12 @@ class Coordinates:
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return whole.astype(np.float32, copy=False)
 
-    def of(self, raw: Floats, width: int) -> Floats:
-        """Return renormalised coordinates; under inner product, times the full norm."""
-        short = unit(self.project(raw, width))
+    def of(self, raw: Floats, projected: Floats) -> Floats:
+        """Return renormalised coordinates; under inner product, times the full norm.
+
+        `projected` is what `project` returned for the rows.
+        """
+        short = unit(projected)
         if self.options.metric == "ip":
             short *= row_norms(raw)
         return short
@@ -69,22 +72,23 @@ class Coordinates:
             return rows @ self.projection.axes[:width].T
         return np.ascontiguousarray(rows[:, :width])
 
-    def norms(self, raw: Floats, dims: npt.NDArray[np.int64]) -> Floats:
+    def norms(
+        self, raw: Floats, projected: Floats, dims: npt.NDArray[np.int64]
+    ) -> Floats:
         """Return prefix norms; for axes, after the norm of the code's coordinates."""
         out = np.empty((len(raw), len(dims)), np.float32)
         prefix_norms(raw, dims, out)
         if self.projection.kind != "pca":
             return out
-        held = row_norms(self.project(raw, self.projection.code_dim))
-        return np.concatenate([held, out], axis=1)
+        return np.concatenate([row_norms(projected), out], axis=1)
 
-    def are_loose(self, raw: Floats) -> npt.NDArray[np.bool_]:
+    def are_loose(self, raw: Floats, projected: Floats) -> npt.NDArray[np.bool_]:
         """Return which rows the projection says nothing of.
 
         It holds none of their norm: a graph cannot lead to them, nor a code rank them.
         """
         width = min(self.projection.graph_dim, self.projection.code_dim)
-        held, full = row_norms(self.project(raw, width)), row_norms(raw)
+        held, full = row_norms(projected[:, :width]), row_norms(raw)
         return ((held < LOOSE * full) & (full >= TINY))[:, 0]
 
     def code_unit(self, sample: Reservoir) -> float:

@@ -95,11 +95,12 @@ class SegmentBuilder:
         ):  # fmt: skip
             for start, stop in c.chunks(at.rows):
                 raw = c.raw(np.arange(start, stop))
-                norms.append(c.norms(raw, norm_dims))
+                projected = c.project(raw, code_dim)
+                norms.append(c.norms(raw, projected, norm_dims))
                 low, high = np.searchsorted(owners, (start, stop))
                 owned = owners[low:high] - start
-                loose[low:high] = c.are_loose(raw)[owned]
-                short = c.of(raw, code_dim)[owned[~loose[low:high]]]
+                loose[low:high] = c.are_loose(raw, projected)[owned]
+                short = c.of(raw, projected)[owned[~loose[low:high]]]
                 codes.append(quantise_rows(short, code_unit, codes.width))
                 advance(stop - start)
             at.files["norms"] = norms.finish()
@@ -209,6 +210,6 @@ class SegmentBuilder:
         with self._progress.step("graph", n) as advance:
             for start, stop in c.chunks(n):
                 raw = c.raw(node_rows[start:stop])
-                short = c.of(raw, self._projection.graph_dim)
+                short = c.of(raw, c.project(raw, self._projection.graph_dim))
                 yield unit(short) if by_direction else short
                 advance(stop - start)
