@@ -27,7 +27,7 @@ from benchmarks.systems import BuildSettings, System, entry_of
 from benchmarks.truth import Workload
 
 BUILDERS = ("numpy", "numba", "faiss-cpu", "hnswlib")
-WARM_UP_ROWS = 1200
+WARM_UP_ROWS = 5_000  # enough that all of them make a graph
 
 
 @dataclass(frozen=True)

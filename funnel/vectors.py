@@ -244,5 +244,5 @@ def row_norms(rows: Floats) -> Floats:
 def unit(rows: Floats) -> Floats:
     """Return (n, d) rows scaled to unit norm; zero rows stay zero."""
     norms = row_norms(rows)
-    out: Floats = np.divide(rows, norms, out=np.zeros_like(rows), where=norms >= TINY)
+    out: Floats = rows / np.where(norms >= TINY, norms, np.float32(np.inf))
     return out
