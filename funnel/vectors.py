@@ -244,5 +244,6 @@ def row_norms(rows: Floats) -> Floats:
 def unit(rows: Floats) -> Floats:
     """Return (n, d) rows scaled to unit norm; zero rows stay zero."""
     norms = row_norms(rows)
-    out: Floats = rows / np.where(norms >= TINY, norms, np.float32(np.inf))
+    norms[norms < TINY] = np.inf
+    out: Floats = rows / norms
     return out
