@@ -142,7 +142,8 @@ class FunnelIndex(Explaining):
         """Build an index and return it open for reading and writing.
 
         Reads the data once, in batches, and never holds all of it: what stays in memory
-        is a sample (at most 256 MB) and, a row, some 20 bytes and 8 M for its links;
+        is a sample (at most 256 MB) and, a row, some 20 bytes, 8 M for its links and
+        its code;
         another `builder` than "numba" needs its own vectors twice besides.
 
         Parameters

@@ -112,7 +112,7 @@ class _Growth:
 
         self._share(len(batch), find)
         self.links[batch, : self._M] = found
-        targets, starts, sources = turned(batch, found)
+        targets, starts, sources = _turned(batch, found)
 
         def back(start: int, stop: int) -> None:
             part = targets[start:stop], starts[start : stop + 1], sources
@@ -130,7 +130,7 @@ class _Growth:
             list(self._pool.map(lambda edge: work(*edge), itertools.pairwise(edges)))
 
 
-def turned(
+def _turned(
     nodes: Int32s, found: Int32s
 ) -> tuple[Int32s, npt.NDArray[np.int64], Int32s]:
     """Turn links around: the ends, where each one's begin, and from where they come."""

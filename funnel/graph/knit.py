@@ -16,9 +16,14 @@ import numpy.typing as npt
 from funnel.graph.adjacency import ENTRIES, count_links
 from funnel.graph.build import Links
 from funnel.graph.cells import part
-from funnel.graph.grow import turned
 from funnel.kernels.grow import code_offsets, link_back
-from funnel.kernels.knit import find_near_links, lead_to_all, weave
+from funnel.kernels.knit import (
+    count_sources,
+    find_near_links,
+    lead_to_all,
+    weave,
+    write_sources,
+)
 
 Int8s = npt.NDArray[np.int8]
 Int32s = npt.NDArray[np.int32]
@@ -71,17 +76,17 @@ def knit_graph(
     links = np.full((n, 2 * M), -1, np.int32)
     limit = max(M, round(CANDIDATES * ef_construction))
     with ThreadPoolExecutor(threads) as pool:
-        knitting = _Knitting(codes, seed, pool)
-        links[:, :M] = knitting.found(M, limit, advance)
-        knitting.turn_back(links, M)
-        degrees = np.zeros(n, np.int32)
+        _choose_links(codes, seed, M, limit, links, pool, advance)
+        _turn_back(codes, M, links, pool)
+        degrees, added = np.zeros(n, np.int32), np.zeros(n, np.int32)
         count_links(links, degrees)
         lead_to_all(links, degrees)
-        added = np.zeros(n, np.int32)
         for count in samples(n):
             nodes = order[:count]
-            few = _Knitting(codes[nodes], seed, pool)
-            weave(nodes, few.found(FAR, limit, lambda done: None), links, added)
+            found = np.full((count, FAR), -1, np.int32)
+            some = np.ascontiguousarray(codes[nodes])
+            _choose_links(some, seed, FAR, limit, found, pool, lambda done: None)
+            weave(nodes, found, links, added)
     levels = np.zeros(n, np.int32)
     levels[order[:ENTRIES]] = 1
     return Links(links, levels)
@@ -95,47 +100,45 @@ def samples(n: int) -> Iterator[int]:
         count //= THINNED
 
 
-class _Knitting:
-    """Nodes that are linked to their nearest."""
+def _choose_links(
+    codes: Int8s, seed: int, M: int, limit: int, links: Int32s,
+    pool: ThreadPoolExecutor, advance: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Write the links that each node chooses to the first `M` places of its list."""
+    offsets = np.empty(len(codes), np.int32)
+    code_offsets(codes, offsets)
+    cells = part(codes, seed=seed, pool=pool)
+    # In the order of the cells: nodes that come together probe the same ones.
+    order = cells.members[cells.members >= 0]
+    arrays = cells.centres, cells.starts, cells.tiles, cells.members
 
-    def __init__(self, codes: Int8s, seed: int, pool: ThreadPoolExecutor) -> None:
-        self._codes, self._pool = codes, pool
-        self._offsets = np.empty(len(codes), np.int32)
-        code_offsets(codes, self._offsets)
-        self._cells = part(codes, seed=seed, pool=pool)
+    def work(start: int) -> int:
+        some = order[start : start + TOGETHER]
+        chosen = np.empty((len(some), M), np.int32)
+        find_near_links(
+            some, codes, offsets, arrays, cells.middles, PROBED, limit, chosen
+        )
+        links[some, :M] = chosen
+        return len(some)
 
-    def found(self, M: int, limit: int, advance: Callable[[int], None]) -> Int32s:
-        """Return the links that each node chooses, (n, M)."""
-        found, cells = np.empty((len(self._codes), M), np.int32), self._cells
-        # In the order of the cells: nodes that come together probe the same ones.
-        order = cells.members[cells.members >= 0]
-        arrays = cells.centres, cells.starts, cells.tiles, cells.members
+    for done in pool.map(work, range(0, len(order), TOGETHER)):
+        advance(done)
 
-        def work(start: int) -> int:
-            some = order[start : start + TOGETHER]
-            chosen = np.empty((len(some), M), np.int32)
-            find_near_links(
-                some, self._codes, self._offsets, arrays, cells.middles, PROBED, limit,
-                chosen,
-            )  # fmt: skip
-            found[some] = chosen
-            return len(some)
 
-        for done in self._pool.map(work, range(0, len(order), TOGETHER)):
-            advance(done)
-        return found
+def _turn_back(codes: Int8s, M: int, links: Int32s, pool: ThreadPoolExecutor) -> None:
+    """Link the ends of the first `M` links of all nodes back to them."""
+    n = len(codes)
+    offsets, starts = np.empty(n, np.int32), np.empty(n + 1, np.int64)
+    code_offsets(codes, offsets)
+    count_sources(links, M, starts)
+    sources = np.empty(int(starts[-1]), np.int32)
+    write_sources(links, M, starts, sources)
+    step = max(1, n // PIECES)
 
-    def turn_back(self, links: Int32s, M: int) -> None:
-        """Link the ends of the first `M` links of all nodes back to them."""
-        every = np.arange(len(links), dtype=np.int32)
-        targets, starts, sources = turned(every, links[:, :M])
-        step = max(1, len(targets) // PIECES)
+    def back(first: int) -> None:
+        stop = min(first + step, n)
+        targets = np.arange(first, stop, dtype=np.int32)
+        edges = starts[first : stop + 1]
+        link_back(targets, edges, sources, codes, offsets, links)
 
-        def back(start: int) -> None:
-            ends, edges = (
-                targets[start : start + step],
-                starts[start : start + step + 1],
-            )
-            link_back(ends, edges, sources, self._codes, self._offsets, links)
-
-        list(self._pool.map(back, range(0, len(targets), step)))
+    list(pool.map(back, range(0, n, step)))

@@ -72,6 +72,48 @@ def fill(keys: Array, m: int, links: Array, least: int) -> None:
 
 
 @kernel
+def count_sources(links: Array, chosen: int, starts: Array) -> None:
+    """Count the links that lead to each node, as where each one's sources begin.
+
+    Parameters
+    ----------
+    links : (n, g) int32
+        The first `chosen` of each list are counted.
+    starts : (n + 1,) int64, out
+    """
+    starts[:] = 0
+    for node in range(len(links)):
+        for j in range(chosen):
+            if links[node, j] < 0:
+                break
+            starts[links[node, j] + 1] += 1
+    for node in range(len(links)):
+        starts[node + 1] += starts[node]
+
+
+@kernel
+def write_sources(links: Array, chosen: int, starts: Array, sources: Array) -> None:
+    """Write from where links lead to each node, rising: see `count_sources`.
+
+    Parameters
+    ----------
+    starts : (n + 1,) int64
+        Moved on while sources are written, and back in the end.
+    sources : (starts[n],) int32, out
+    """
+    for node in range(len(links)):
+        for j in range(chosen):
+            end = links[node, j]
+            if end < 0:
+                break
+            sources[starts[end]] = node
+            starts[end] += 1
+    for node in range(len(links), 0, -1):
+        starts[node] = starts[node - 1]
+    starts[0] = 0
+
+
+@kernel
 def lead_to_all(links: Array, degrees: Array) -> None:
     """Let `FEWEST` links lead to each node, from those that it links to itself.
 
