@@ -143,8 +143,7 @@ class FunnelIndex(Explaining):
 
         Reads the data once, in batches, and never holds all of it: what stays in memory
         is a sample (at most 256 MB) and, a row, some 20 bytes, 8 M for its links and
-        its code;
-        another `builder` than "numba" needs its own vectors twice besides.
+        its code; another `builder` than "numba" needs its own vectors twice besides.
 
         Parameters
         ----------
