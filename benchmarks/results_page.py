@@ -2,12 +2,14 @@
 
 Reads what ``--peers`` left, a folder a data set, and writes ``benchmarks/RESULTS.md``
 with its figures. It begins with where a peer is ahead, and why, as far as
-``reasons.toml`` says. It measures nothing.
+``reasons.toml`` says. With ``--keep`` it stores what it read, so that a later run of
+``--peers`` can go on from there. It measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from benchmarks.cost_sections import floor_section, growth_section
 from benchmarks.peer_plots import draw
 from benchmarks.peer_report import tables
 from benchmarks.peer_results import HALVES, Duel, Files, read_folder
+from benchmarks.results import read_json
 from benchmarks.systems import PEERS
 from benchmarks.tables import number, size, to_markdown
 from benchmarks.verdicts import (
@@ -37,11 +40,13 @@ def page(
     figures: Sequence[Sequence[str]],
     why: Reasons,
     costs: Sequence[str] = (),
+    earlier: Sequence[str] = (),
 ) -> str:
     """Return the Markdown.
 
     `figures` are paths beside the page, for each data set; `costs` are sections on what
-    a search costs. What was aimed at is judged on real data alone.
+    a search costs; `earlier` are pages that stand beside this one. What was aimed at is
+    judged on real data alone.
     """
     real = [files for files in sets if not files.dataset.startswith(MADE)]
     parts = [
@@ -56,6 +61,10 @@ def page(
         "benchmarks.run --peers` wrote; [README.md](README.md) says how peers are set "
         "and kept equal. A ratio compares queries per second at equal knn_recall@10 "
         "(interpolated on each side's Pareto front) from the same process.\n",
+        *(
+            f"An earlier page, of another source and other peers: [{name}]({name}).\n"
+            for name in earlier
+        ),
         *(section(files, shown) for files, shown in zip(sets, figures, strict=True)),
         *filter(None, costs),
     ]
@@ -143,6 +152,17 @@ def machine_lines(files: Files) -> list[str]:
     ]
 
 
+def keep(folder: Path, kept: Path) -> None:
+    """Store the files of ``--peers`` below a folder, without paths of this machine."""
+    for path in sorted(folder.glob("*/*.json")):
+        found = read_json(path)
+        for one in found.get("ours", {}).values():
+            one.pop("path", None)
+        target = kept / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(found, separators=(",", ":")) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Write page and figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -154,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = Path("results")
     parser.add_argument("--roofline", type=Path, default=results / "roofline.json")
     parser.add_argument("--growth", type=Path, default=results / "growth")
+    parser.add_argument("--keep", type=Path, help="where what was read is stored too")
     args = parser.parse_args(argv)
     sets = [
         read_folder(path.parent) for path in sorted(args.folder.glob("*/funnel.json"))
@@ -165,7 +186,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = [[f"figures/{path.name}" for path in draw(one, drawn)] for one in sets]
     why = tomllib.loads(args.reasons.read_text()) if args.reasons.exists() else {}
     costs = floor_section(args.roofline), growth_section(args.growth, drawn)
-    (args.out / "RESULTS.md").write_text(page(sets, figures, why, costs))
+    earlier = [path.name for path in sorted(args.out.glob("RESULTS-*.md"))]
+    (args.out / "RESULTS.md").write_text(page(sets, figures, why, costs, earlier))
+    if args.keep:
+        keep(args.folder, args.keep)
     print(f"written to {args.out / 'RESULTS.md'}")
 
 

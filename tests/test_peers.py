@@ -343,8 +343,12 @@ def test_page__begins_with_what_is_lost_and_why(tiny_run, tmp_path):
     page = tmp_path / "page"
     folder = str(tiny_run.folder.parent)
     made = ["--roofline", str(tmp_path / "none"), "--growth", str(tmp_path / "none")]
+    (page / "figures").mkdir(parents=True)
+    (page / "RESULTS-then.md").write_text("as it was")
+    made += ["--keep", str(tmp_path / "kept")]
     results_page.main([folder, "--out", str(page), "--reasons", str(reasons), *made])
     said = (page / "RESULTS.md").read_text()
+    assert "[RESULTS-then.md](RESULTS-then.md)" in said
     first = said.split("**What was aimed at:**")[0]
     assert "`diy` on tiny" in first
     assert "Why: it was made up." in first
@@ -353,6 +357,14 @@ def test_page__begins_with_what_is_lost_and_why(tiny_run, tmp_path):
     for name in ("tiny-batch.png", "tiny-single.png"):
         assert f"figures/{name}" in said
         assert (page / "figures" / name).stat().st_size > 10_000
+    again = tmp_path / "again"  # what was kept makes the same page
+    kept = [str(tmp_path / "kept"), "--out", str(again), "--reasons", str(reasons)]
+    results_page.main([*kept, *made[:4]])
+    assert (again / "RESULTS.md").read_text().split("\n")[:3] == said.split("\n")[:3]
+    assert all(
+        str(tmp_path) not in path.read_text()
+        for path in (tmp_path / "kept").glob("*/*.json")
+    )
 
 
 def test_tables__name_the_peer_that_is_ahead_first(tiny_run):
