@@ -234,7 +234,8 @@ class Probes:
                 scores = _scores(rows, part)
                 wanted = np.take_along_axis(scores, top, axis=1)
                 ranks += [
-                    (scores >= wanted[:, i, None]).sum(axis=1) for i in range(TOP)
+                    [np.count_nonzero(own >= one) for one in ten]
+                    for own, ten in zip(scores, wanted, strict=True)
                 ]
             worst = (
                 np.quantile(np.concatenate(ranks), TARGET, method="higher")

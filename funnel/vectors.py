@@ -241,9 +241,9 @@ def row_norms(rows: Floats) -> Floats:
     return np.sqrt(squares).astype(np.float32)[:, None]
 
 
-def unit(rows: Floats) -> Floats:
-    """Return (n, d) rows scaled to unit norm; zero rows stay zero."""
+def unit(rows: Floats, out: Floats | None = None) -> Floats:
+    """Return (n, d) rows scaled to unit norm, in `out` if given; zeros stay zero."""
     norms = row_norms(rows)
     norms[norms < TINY] = np.inf
-    out: Floats = rows / norms
-    return out
+    found: Floats = np.divide(rows, norms, out=out)
+    return found

@@ -24,6 +24,7 @@ class Reservoir:
         self._rows = np.empty((self._limit, full_dim), np.float32)
         self._norms = np.empty((self._limit, 1), np.float32)
         self._seen, self._rng = 0, np.random.default_rng(seed)
+        self._scaled = False
 
     def offer(self, rows: Floats) -> None:
         """Let each row replace a sampled one with the probability that is its due."""
@@ -37,14 +38,25 @@ class Reservoir:
         self._seen += len(rows)
 
     def _put(self, places: Rows, rows: Floats) -> None:
-        self._rows[places], self._norms[places] = unit(rows), row_norms(rows)
+        assert not self._scaled, "a sample that was read takes no more rows"
+        self._rows[places] = rows
+
+    def _scale(self) -> None:
+        """Scale what is in the sample in the end: most rows do not stay."""
+        if not self._scaled:
+            rows = self._rows[: self._seen]
+            self._norms[: self._seen] = row_norms(rows)
+            unit(rows, out=rows)
+            self._scaled = True
 
     @property
     def rows(self) -> Floats:
         """Return the sample, (s, full_dim)."""
+        self._scale()
         return self._rows[: self._seen]
 
     @property
     def norms(self) -> Floats:
         """Return the norms the sampled rows had, (s, 1)."""
+        self._scale()
         return self._norms[: self._seen]
