@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,27 +151,26 @@ class SegmentBuilder:
     def _linked(self, node_rows: Rows) -> Links:
         """Return a graph; under inner product of uneven rows, two halves in one."""
         o = self._options
-        make = self._made if o.builder == "numba" else self._built
+        own = o.builder == "numba"
+        make = partial(self._over_codes, knit_graph) if own else self._built
         if o.metric != "ip" or o.M < 2 or not are_uneven(self._ingest.sample.norms):
             return make(node_rows, o.M)
-        by_product = make(node_rows, o.M - o.M // 2, uneven=True)
+        # The nearest of rows of uneven length are not those of their direction: cells
+        # do not hold them together, and the graph is grown.
+        product = partial(self._over_codes, grow_graph) if own else self._built
+        by_product = product(node_rows, o.M - o.M // 2)
         return joined(by_product, make(node_rows, o.M // 2, by_direction=True))
 
-    def _made(
+    def _over_codes(
         self,
+        make: Callable[..., Links],
         node_rows: Rows,
         M: int,
         *,
         by_direction: bool = False,
-        uneven: bool = False,
     ) -> Links:
-        """Make a graph over the codes that were written.
-
-        The nearest of rows of uneven length are not those of their direction: cells do
-        not hold them together, and the graph is grown.
-        """
+        """Let `knit_graph` or `grow_graph` make a graph over the written codes."""
         o, n = self._options, len(node_rows)
-        make = grow_graph if uneven else knit_graph
         width = code_width(self._projection.code_dim)
         codes = map_body(self._ingest.path("codes"), n, width, "int8")
         with self._progress.step("graph", n) as advance:
@@ -183,14 +183,7 @@ class SegmentBuilder:
                 advance=advance,
             )
 
-    def _built(
-        self,
-        node_rows: Rows,
-        M: int,
-        *,
-        by_direction: bool = False,
-        uneven: bool = False,
-    ) -> Links:
+    def _built(self, node_rows: Rows, M: int, *, by_direction: bool = False) -> Links:
         """Let a library build a graph over the coordinates of the graph's dims."""
         o = self._options
         return build_graph(

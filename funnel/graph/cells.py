@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.kernels.cluster import add_members, assign
-from funnel.kernels.tiles import LANES, lay_tiles
+from funnel.kernels.tiles import LANES, tiles_of
 
 Int8s = npt.NDArray[np.int8]
 Int32s = npt.NDArray[np.int32]
@@ -81,8 +81,7 @@ def part(codes: Int8s, *, seed: int, pool: ThreadPoolExecutor) -> Parted:
         fit.improve(sample)
     cells, best = fit.assign(np.arange(n, dtype=np.int32))
     starts, members = _places(cells, count)
-    tiles = np.empty((int(starts[-1]), LANES * codes.shape[1]), np.uint8)
-    lay_tiles(codes, members, tiles)
+    tiles = tiles_of(codes, members)
     return Parted(fit.centres, starts, tiles, members, _middles(cells, best, count))
 
 
@@ -129,10 +128,7 @@ class _Fit:
         lengths = np.linalg.norm(middles, axis=1, keepdims=True)
         middles = middles * (self._length / np.maximum(lengths, 1))
         centres = np.clip(np.rint(middles), -127, 127).astype(np.int8)
-        every = np.arange(self._count, dtype=np.int32)
-        shape = self._count // LANES, LANES * centres.shape[1]
-        self.centres = np.empty(shape, np.uint8)
-        lay_tiles(centres, every, self.centres)
+        self.centres = tiles_of(centres, np.arange(self._count, dtype=np.int32))
 
 
 def _places(cells: Int32s, count: int) -> tuple[Int32s, Int32s]:

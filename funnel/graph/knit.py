@@ -75,17 +75,19 @@ def knit_graph(
     order = np.random.default_rng(seed).permutation(n).astype(np.int32)
     links = np.full((n, 2 * M), -1, np.int32)
     limit = max(M, round(CANDIDATES * ef_construction))
+    offsets = np.empty(n, np.int32)
+    code_offsets(codes, offsets)
     with ThreadPoolExecutor(threads) as pool:
-        _choose_links(codes, seed, M, limit, links, pool, advance)
-        _turn_back(codes, M, links, pool)
+        _choose_links(codes, offsets, seed, M, limit, links, pool, advance)
+        _turn_back(codes, offsets, M, links, pool)
         degrees, added = np.zeros(n, np.int32), np.zeros(n, np.int32)
         count_links(links, degrees)
         lead_to_all(links, degrees)
         for count in samples(n):
             nodes = order[:count]
             found = np.full((count, FAR), -1, np.int32)
-            some = np.ascontiguousarray(codes[nodes])
-            _choose_links(some, seed, FAR, limit, found, pool, lambda done: None)
+            some = codes[nodes], offsets[nodes]
+            _choose_links(*some, seed, FAR, limit, found, pool, lambda done: None)
             weave(nodes, found, links, added)
     levels = np.zeros(n, np.int32)
     levels[order[:ENTRIES]] = 1
@@ -101,12 +103,10 @@ def samples(n: int) -> Iterator[int]:
 
 
 def _choose_links(
-    codes: Int8s, seed: int, M: int, limit: int, links: Int32s,
+    codes: Int8s, offsets: Int32s, seed: int, M: int, limit: int, links: Int32s,
     pool: ThreadPoolExecutor, advance: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the links that each node chooses to the first `M` places of its list."""
-    offsets = np.empty(len(codes), np.int32)
-    code_offsets(codes, offsets)
     cells = part(codes, seed=seed, pool=pool)
     # In the order of the cells: nodes that come together probe the same ones.
     order = cells.members[cells.members >= 0]
@@ -125,11 +125,12 @@ def _choose_links(
         advance(done)
 
 
-def _turn_back(codes: Int8s, M: int, links: Int32s, pool: ThreadPoolExecutor) -> None:
+def _turn_back(
+    codes: Int8s, offsets: Int32s, M: int, links: Int32s, pool: ThreadPoolExecutor
+) -> None:
     """Link the ends of the first `M` links of all nodes back to them."""
     n = len(codes)
-    offsets, starts = np.empty(n, np.int32), np.empty(n + 1, np.int64)
-    code_offsets(codes, offsets)
+    starts = np.empty(n + 1, np.int64)
     count_sources(links, M, starts)
     sources = np.empty(int(starts[-1]), np.int32)
     write_sources(links, M, starts, sources)

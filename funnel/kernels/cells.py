@@ -87,7 +87,7 @@ def write_from(scores: Array, low: int, most: int, cells: Array, found: Array) -
     Of those that score `low` itself, only as many as there is room for: `most` in all.
     Returns how many there are.
     """
-    room = most - count_from(scores, np.int32(low + 1))
+    left = most - count_from(scores, np.int32(low + 1))
     count = 0
     for at in range(0, len(scores), LANES):
         bits = bits_from(scores, at, np.int32(low))
@@ -95,8 +95,8 @@ def write_from(scores: Array, low: int, most: int, cells: Array, found: Array) -
             cell = at + lowest_bit(bits)
             bits &= bits - 1
             score = scores[cell]
-            if score > low or room > 0:
-                room -= int(score == low)
+            if score > low or left > 0:
+                left -= int(score == low)
                 cells[count], found[count] = cell, score
                 count += 1
     return count

@@ -54,6 +54,15 @@ def lay_tiles(codes: Array, members: Array, tiles: Array) -> None:
                 tile[at + i] = np.uint8(np.int32(code[j + i]) + SHIFT)
 
 
+def tiles_of(
+    codes: npt.NDArray[np.int8], members: npt.NDArray[np.int32]
+) -> npt.NDArray[np.uint8]:
+    """Return the codes of `members`, (16 t,) int32, as `lay_tiles` writes them."""
+    tiles = np.empty((len(members) // LANES, LANES * codes.shape[1]), np.uint8)
+    lay_tiles(codes, members, tiles)
+    return tiles
+
+
 def rows_as_tiles(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
     """Return (n, d) rows as tiles of int8, each with a unit of its own, and the units.
 
@@ -65,8 +74,7 @@ def rows_as_tiles(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
     codes, units = rows_as_codes(rows)
     members = np.full(-(-len(rows) // LANES) * LANES, -1, np.int32)
     members[: len(rows)] = np.arange(len(rows))
-    tiles = np.empty((len(members) // LANES, LANES * codes.shape[1]), np.uint8)
-    lay_tiles(codes, members, tiles)
+    tiles = tiles_of(codes, members)
     tiles.flags.writeable = False
     return tiles, units
 
