@@ -21,6 +21,8 @@ PROBES_TOGETHER = 64  # bounds memory
 TARGET = 0.99  # share of the exact top 10 that a shortlist must hold
 SHORT = 40  # rows: codes are wide enough when they hold the target in so many
 LINES = 128  # dims: narrower codes save next to nothing, and may need as much fewer
+TAILED = 5  # times the shortlist, whose tails are read
+WORTH = 3 / 4  # of the cost without a tail: what one may cost
 GRAPH_SHORT = 80  # the same of the graph's dims
 TOP = 10
 ITERATIONS = 8
@@ -34,7 +36,9 @@ class Projection:
     ----------
     kind : {"prefix", "pca"}
     graph_dim, code_dim : int
-        Dims of it that the graph is built on, and that the walk scores.
+        Dims of it that the graph is built on, and that codes hold.
+    walk_dim : int
+        Of the code's dims those that the walk scores; the rest ranks what it found.
     axes : (max(graph_dim, code_dim), full_dim) float32
         Rows are orthonormal, most energy first; (0, 0) for the prefix.
     code_rows : int
@@ -53,6 +57,7 @@ class Projection:
     kind: str
     graph_dim: int
     code_dim: int
+    walk_dim: int
     axes: Floats
     code_rows: int
     stage_rows: dict[int, int]
@@ -165,14 +170,16 @@ def choose_projection(
     kind, width = cheapest(measured)
     # A graph may be coarser than the codes that are scored on it, and builds faster.
     g = graph_dim or min(_narrowest(measured[kind], GRAPH_SHORT), code_dim or full_dim)
-    c = code_dim or max(width, g)
+    head = code_dim or max(width, g)
+    c = head if given or kind == "prefix" else _tailed(measured[kind], head, full_dim)
     longer = [d for d in (2 * c, 4 * c) if kind == "prefix" and 2 * d <= full_dim]
     return Projection(
         kind,
         g,
         c,
+        head,
         np.ascontiguousarray(axes[: max(g, c)]) if kind == "pca" else axes[:0, :0],
-        measured[kind][width],
+        measured[kind].get(c, measured[kind][width]),
         probes.rows_needed(rows, longer),
         {f"{k} {w}": rows for k in kinds for w, rows in measured[k].items()},
         asked,
@@ -264,6 +271,20 @@ def _wide_enough(needed: dict[int, int]) -> int:
         if count <= SHORT * min(1, width / LINES):
             return width
     return max(needed)
+
+
+def _tailed(needed: dict[int, int], head: int, full_dim: int) -> int:
+    """Return the width of codes whose first `head` dims a walk scores.
+
+    The rest of a code is a line for 64 dims, read of `TAILED` times the shortlist, and
+    a query is projected on more axes; what it spares is rows at full width.
+    """
+    best, least = head, float(needed.get(head, 0) * full_dim)
+    for width, count in needed.items():
+        spent = TAILED * count * (width - head) / 2 + full_dim * (width - head) / 32
+        if width > head and head % 64 == 0 and count * full_dim + spent < WORTH * least:
+            best, least = width, count * full_dim + spent
+    return best
 
 
 def _narrowest(needed: dict[int, int], limit: int) -> int:

@@ -40,7 +40,7 @@ class Layout:
         The records of the trace, in order.
     stages : three int64 arrays, an entry a stage that scores
         Dim, keep, and the column of its norms (−1 if they are not stored).
-    knobs : (14,) int64
+    knobs : (15,) int64
         See `kernels/knobs.py`.
     scales : (1 + segments,) float64
         See `kernels/funnel.py`.
@@ -155,7 +155,7 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     """
     stages = list(plan.cascade or ())
     assert not plan.certified or len(stages) == 1, "bounds are of the full width"
-    steps = [("walk", manifest.code_dim)]
+    steps = [("walk", manifest.walk_dim)]
     count = plan.shortlist
     if stages and stages[0].space == "codes":
         cut = stages.pop(0)
@@ -173,7 +173,8 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
     knobs[k.MAX_TICKS] = -1
     if plan.budget_us is not None:
         knobs[k.MAX_TICKS] = int(min(plan.budget_us * ticks_per_us(), LONGEST))
-    knobs[k.CODE_BYTES] = code_width(manifest.code_dim)
+    knobs[k.CODE_BYTES] = code_width(manifest.walk_dim)
+    knobs[k.TAIL_BYTES] = manifest.tail_width
     offset = int(manifest.projection == "pca")  # the code's own norms come first
     knobs[k.COLUMNS] = len(manifest.norm_dims) + offset
     slack = -1 if plan.slack is None else plan.slack
@@ -196,7 +197,8 @@ def lay_out(manifest: Manifest, plan: Plan) -> Layout:
 def _trace(
     snapshot: Snapshot, layout: Layout, parts: list[Part], queries: int
 ) -> Trace:
-    width = code_width(snapshot.manifest.code_dim)
+    m = snapshot.manifest
+    width, tailed = code_width(m.walk_dim), m.tail_width > 0
     walked = bool(snapshot.everything.table[:, t.DEGREE].any())
     number_bytes = snapshot.like.itemsize
     total = np.sum([trace for trace, _, _ in parts], axis=0)
@@ -209,7 +211,8 @@ def _trace(
         if name == "rerank":  # the dims, and a norm
             read = dims_read * number_bytes + rows_in * 4
         elif name == "walk":
-            read = rows_in * width
+            # A head that has a tail is whole lines: a byte a dim, as the tail's are.
+            read = dims_read if tailed else rows_in * width
             name = name if walked else "scan"
         share = record[k.TICKS] / ticks * spent_us
         records.append(TraceStage(name, dim, rows_in, kept, dims_read, read, share))

@@ -21,6 +21,7 @@ from funnel.kernels.codes import code_width
 from funnel.kernels.segments import write_ids
 from funnel.kernels.tiles import rows_as_tiles
 from funnel.kernels.types import Floats, Rows
+from funnel.kernels.walk import WALKS
 from funnel.projection import Projection
 from funnel.selection import Flags, Selection, select
 from funnel.store.commit import DATA
@@ -107,8 +108,8 @@ class Snapshot:
         """Return what the codes and graphs of all segments are dims of."""
         m = self.manifest
         return Projection(
-            m.projection, m.graph_dim, m.code_dim, self.axes, m.code_rows, {}, {},
-            "auto", 0,
+            m.projection, m.graph_dim, m.code_dim, m.walk_dim, self.axes, m.code_rows,
+            {}, {}, "auto", 0,
         )  # fmt: skip
 
     def is_live(self, row: int) -> bool:
@@ -158,7 +159,7 @@ class Snapshot:
             return self._scratch.pop()
         except IndexError:
             longest = max((len(s.codes) for s in self.segments), default=0)
-            return np.zeros(1 + longest, np.uint8)
+            return np.zeros((WALKS, 1 + longest), np.uint8)
 
     def return_scratch(self, visited: npt.NDArray[np.uint8]) -> None:
         """Give a `visited` array back for the next search."""
@@ -211,8 +212,8 @@ class Snapshot:
 
 def _open_segment(data: Path, manifest: Manifest, segment: Segment) -> SegmentFiles:
     """Map a segment's files."""
-    width = code_width(manifest.code_dim)
-    return SegmentFiles(data, segment, manifest.id_kind, width)
+    widths = code_width(manifest.walk_dim), manifest.tail_width
+    return SegmentFiles(data, segment, manifest.id_kind, widths)
 
 
 def _make(manifest: Manifest, make: Callable[..., Any], *arguments: Any) -> Any:

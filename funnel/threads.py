@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from funnel.errors import ClosedError
 
-PIECES = 8  # of a batch, a thread: the last ones even out what the others took
+LAST = 64  # the part of a thread's share that the last pieces of a batch are
+TOGETHER = 4  # queries that kernels take at once: pieces are of so many
 
 
 def cpu_count() -> int:
@@ -31,6 +31,21 @@ def cpu_count() -> int:
 def spare_cpus() -> int:
     """Return the CPUs that long work may have while others search: all but one."""
     return max(1, cpu_count() - 1)
+
+
+def pieces(count: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Yield slices of `count` queries, ever shorter: the last ones even out the others.
+
+    Each is half of a thread's share of what is left. A call costs some µs, so that the
+    first are long; a thread waits for another as long as a last one takes.
+    """
+    whole = TOGETHER if count >= 2 * TOGETHER * threads else 1
+    least, start = max(1, count // (LAST * threads)), 0
+    while start < count:
+        size = max(least, (count - start) // (2 * threads))
+        stop = min(count, start + -(-size // whole) * whole)
+        yield start, stop
+        start = stop
 
 
 class Threads:
@@ -70,9 +85,7 @@ class Threads:
         threads = max(1, min(threads, count))
         if threads == 1:
             return [work(0, count)]
-        pieces = min(count, threads * PIECES)
-        edges = [count * i // pieces for i in range(pieces + 1)]
-        waiting = collections.deque(itertools.pairwise(edges))
+        waiting = collections.deque(pieces(count, threads))
 
         def take() -> list[Any]:
             done: list[Any] = []

@@ -207,7 +207,8 @@ def walk(
     distance (the score less its own) is above 1 + slack times that of the node of that
     rank, nor kept unless it is among the shortlist; nor once so many of the `passing`
     ones, if those are given, have been; nor one below the floor once the best `guard`
-    have been. What is below the floor is not returned.
+    have been. What is below the floor is not returned. Where all may pass, what was
+    kept is dropped once it is neither near enough nor among the shortlist.
     """
     score, start = max((code_score(query, codes[e]), -i) for i, e in enumerate(entries))
     entry = int(entries[-start])
@@ -238,6 +239,15 @@ def walk(
             last = results[shortlist - 1]
             found = [pair for pair in found if pair[0] >= limit or pair > last]
         results = sorted(results + found, reverse=True)[:ef]
+        if not len(passing):
+            near = [p for p in results[shortlist:] if p[0] >= limit]
+            results = results[:shortlist] + near
+
+
+def refine(query, tails, pairs, keep):
+    """Return the best `keep` (score, node), scores being of the tails as well."""
+    whole = [(score + code_score(query, tails[node]), node) for score, node in pairs]
+    return sorted(whole, reverse=True)[:keep]
 
 
 def choose_links(pairs, codes, limit):

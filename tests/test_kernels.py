@@ -38,6 +38,7 @@ from funnel.kernels import segments as t
 from funnel.kernels import stages as later
 from funnel.kernels import walk as g
 from funnel.kernels.jit import COMPILED, FASTMATH, kernel, prefetch, ticks, widen
+from funnel.kernels.refine import refine
 from funnel.kernels.tiles import rows_as_tiles
 
 DIMS = (1, 2, 7, 8, 31, 64, 97, 128)
@@ -112,6 +113,7 @@ class Memory:
         self, first, edges, *, blocks=(), rows=0, codes=None, links=None,
         entries=NO_INT32, starts=NO_INTS, owned=NO_INTS, loose=NO_INTS,
         norms=NO_FLAGS, node_flags=None, row_flags=None, listed=NO_INT32,
+        tails=NO_FLAGS,
     ):  # fmt: skip
         codes = np.empty((0, 64), np.int8) if codes is None else codes
         links = np.empty((len(codes), 0), np.int32) if links is None else links
@@ -125,9 +127,10 @@ class Memory:
             row[t.PASSED] = int(node_flags.sum())
         flags = [NO_FLAGS if one is None else one for one in (node_flags, row_flags)]
         places = (t.CODES, t.LINKS, t.ENTRIES, t.ENTRY_CODES, t.STARTS, t.OWNED,
-                  t.LOOSE, t.NORMS, t.NODE_FLAGS, t.ROW_FLAGS, t.LISTED)  # fmt: skip
+                  t.LOOSE, t.NORMS, t.NODE_FLAGS, t.ROW_FLAGS, t.LISTED,
+                  t.TAILS)  # fmt: skip
         arrays = (codes, links, entries, codes[entries], starts, owned, loose, norms,
-                  *flags, listed, *blocks)  # fmt: skip
+                  *flags, listed, tails, *blocks)  # fmt: skip
         places = (*places, *range(t.BLOCKS, t.BLOCKS + len(blocks)))
         for place, array in zip(places, arrays, strict=True):
             self.alive.append(np.ascontiguousarray(array))
@@ -642,31 +645,38 @@ LOWEST = np.int64(g.LOWEST_SCORE)
 EVER = (1, 1, 0.0, -1.0, 1, LOWEST, 1)
 
 
-def run_walk(query, codes, links, entries, ef, stop=EVER, passing=()):
-    """Walk with canaries around the scratch; return (score, node) pairs, and scored."""
-    n = len(codes)
-    visited = np.full(n + 64, CANARY, np.uint8)
-    visited[32 : 32 + n] = 0
-    pool = np.full(ef + g.ROOM + 8, CANARY, np.int64)
-    offset = c.code_offset(query)
-    place, score = g.best_entry(query, offset, frozen(codes[entries]))
-    count, scored = g.walk(
-        query,
-        offset,
-        frozen(codes),
-        frozen(links),
-        np.uint8(passing),
-        (entries[place], score),
-        ef,
-        stop,
-        visited[32 : 32 + n],
-        np.uint8(1),
-        pool,
-    )
-    for array, start in ((visited, 32 + n), (pool, ef + g.ROOM)):
-        assert (array[start:] == CANARY).all()
-    assert (visited[:32] == CANARY).all()
-    return unpacked(pool[1:], count), scored
+def walk_together(queries, codes, links, entries, ef, stop=EVER, passing=()):
+    """Walk with canaries around the scratch; (score, node) pairs and scored of each.
+
+    `stop` is what `naive.walk` takes; tops and floors may be one for each query.
+    """
+    n, count = len(codes), len(queries)
+    rank, shortlist, tops, slack, wanted, floors, guard = stop
+    visited = np.full((count, n + 64), CANARY, np.uint8)
+    visited[:, :n] = 0
+    walkers = g.new_walkers(count, codes.shape[1], ef + 8, links.shape[1])
+    walkers[g.POOLS][:], walkers[g.STATE][:] = CANARY, CANARY
+    walkers[g.TOPS][:], walkers[g.FLOORS][:] = tops, floors
+    for i, query in enumerate(queries):
+        offset = c.code_offset(query)
+        walkers[g.QUERIES][i], walkers[g.OFFSETS][i] = query, offset
+        place, score = g.best_entry(query, offset, frozen(codes[entries]))
+        g.begin(walkers, i, (entries[place], score), ef, visited[i], np.uint8(1))
+    g.walk(
+        walkers, count, frozen(codes), frozen(links), np.uint8(passing), ef,
+        (rank, shortlist, slack, wanted, guard), visited,
+    )  # fmt: skip
+    assert (visited[:, n:] == CANARY).all()
+    assert (walkers[g.POOLS][:, ef + g.ROOM :] == CANARY).all()
+    return [
+        (unpacked(pool[1:], state[g.SIZE]), state[g.SCORED])
+        for pool, state in zip(walkers[g.POOLS], walkers[g.STATE], strict=True)
+    ]
+
+
+def run_walk(query, *arguments):
+    """Walk for one query."""
+    return walk_together(query[None], *arguments)[0]
 
 
 def assert_same_scores(found, expected, query, codes):
@@ -800,6 +810,39 @@ def test_walk__equals_the_naive_walk(
     )
     assert_same_scores(found, expected, query, codes)
     assert scored == expected_scored
+
+
+@laws
+@given(seeds, st.integers(2, 5), st.sampled_from([-1.0, 0.0, 0.25]))
+def test_walk__several_together_are_as_each_alone(seed, count, slack):
+    n, ef = size(250, 60), 20
+    codes, queries = drawn_codes(seed, n, 97), drawn_codes(seed + 1, count, 97)
+    links = drawn_links(seed, n, 6, connected=True)
+    entries = np.int32([0, 7, 11])
+    tops = np.array([1.5 * naive.code_score(query, query) for query in queries])
+    floors = np.random.default_rng(seed).integers(-20_000, 20_000, count)
+    stops = [(3, 7, tops[i], slack, 40, floors[i], 5) for i in range(count)]
+    stop = (3, 7, tops, slack, 40, floors, 5)
+    together = walk_together(queries, codes, links, entries, ef, stop)
+    for i, query in enumerate(queries):
+        assert together[i] == run_walk(query, codes, links, entries, ef, stops[i])
+
+
+@laws
+@given(seeds, st.integers(0, 40), st.sampled_from([1, 8, 60]), st.sampled_from([8, 97]))
+def test_refine__equals_sorted_sums(seed, found, keep, dim):
+    tails, query = drawn_codes(seed, 50, dim, 3), drawn_codes(seed + 1, 1, dim)[0]
+    rng = np.random.default_rng(seed)
+    nodes = rng.choice(50, found, replace=False)
+    scores = -np.sort(-rng.integers(-300, 300, found))
+    pairs = [(int(a), int(b)) for a, b in zip(scores, nodes, strict=True)]
+    pool = np.full(found + 9, CANARY, np.int64)
+    keys = [(score << g.NODE_BITS) | (node << 1) | node % 2 for score, node in pairs]
+    pool[1 : found + 1] = keys
+    left = refine(query, c.code_offset(query), frozen(tails), pool, found, keep)
+    assert unpacked(pool[1:], left) == naive.refine(query, tails, pairs, keep)
+    assert (pool[found + 1 :] == CANARY).all()
+    assert pool[0] == CANARY
 
 
 @laws
@@ -1063,7 +1106,7 @@ def expanded(starts, owned, loose, k, room, n=100, hidden=()):
     errors = scores.copy()
     m = ends.expand(
         best, len(best), segment.table[1], k, room, np.float32(0.5), rows, scores,
-        errors, frozen(codes), np.float32(0.25), 0,
+        errors, frozen(codes), NO_TAILS, np.float32(0.25), 0,
     )  # fmt: skip
     assert m <= room
     assert (errors[:m] == 0.25).all()
@@ -1264,6 +1307,9 @@ def test_code_error__of_a_clipped_code_is_not_bounded():
         assert np.isinf(certify.code_error(code, np.float32(0.5)))
 
 
+NO_TAILS = np.empty((0, 0), np.int8)
+
+
 def corpus_of(seed, n, edges, code_dim, dtype="float32"):
     """Return a small corpus, its stored form, and the kernel's view of its codes."""
     stored, values = as_stored(drawn(seed, n, edges[-1]), dtype)
@@ -1290,6 +1336,7 @@ class Corpus:
     column: dict  # of a dim's norms
     code_dim: int
     loose: np.ndarray = dataclasses.field(default_factory=ints)
+    tails: np.ndarray = dataclasses.field(default_factory=lambda: NO_TAILS)
 
     def memory(self, links, entries, cuts=(), listed=True, passing=None):
         """Return the corpus as segments that begin at 0 and at `cuts`."""
@@ -1303,7 +1350,7 @@ class Corpus:
                 "blocks": [block[a:b] for block in self.blocks],
                 "norms": self.norms[a:b], "codes": self.codes[a:b], "links": own,
                 "entries": np.int32([e - a for e in entries if a <= e < b] or [0]),
-                "loose": self.loose,
+                "loose": self.loose, "tails": self.tails[a:b],
             }  # fmt: skip
             if passing is not None:
                 flags = np.uint8(passing[a:b])
@@ -1314,7 +1361,7 @@ class Corpus:
         return Memory(self.edges, *parts)
 
     def search(self, queries, links, stages, k, *, metric="cosine", axes=None,
-               entries=(0,), shortlist=None, ef=None, **layout):  # fmt: skip
+               entries=(0,), shortlist=None, ef=None, walks=2, **layout):  # fmt: skip
         """Run the kernel; return rows, scores and the trace."""
         n, count = len(self.values), len(queries)
         plan = [(dim, keep, self.column.get(dim, -1)) for dim, keep in stages]
@@ -1323,7 +1370,7 @@ class Corpus:
             EF=ef or limit, SHORTLIST=limit, CUT=limit, K=k, WIDTH=self.code_dim,
             BY_NORM=metric == "ip", CODE_BYTES=64, COLUMNS=self.norms.shape[1],
             RANK=ef or limit,  # later segments are walked to their end too
-            FEWEST=k,
+            FEWEST=k, TAIL_BYTES=self.tails.shape[1],
         )  # fmt: skip
         rows, scores = np.zeros((count, k), np.int64), np.zeros((count, k), np.float32)
         trace = np.zeros((1 + len(stages), 4), np.int64)
@@ -1335,7 +1382,7 @@ class Corpus:
             tuple(np.array(plan, np.int64).reshape(-1, 3).T.copy()),
             knobs,
             np.array([-1.0, *[1 / 127] * len(held.table)]),
-            np.zeros(n + 1, np.uint8),
+            np.zeros((walks, n + 1), np.uint8),
             (rows, scores, trace),
         )
         return rows, scores, trace
@@ -1343,31 +1390,32 @@ class Corpus:
 
 def made_corpus(seed, n, edges, code_dim, axes=None, dtype="float32"):
     stored, values = as_stored(drawn(seed, n, edges[-1]), dtype)
-    codes = np.zeros((n, 64), np.int8)
+    codes = np.zeros((n, 128 if code_dim > 64 else 64), np.int8)
     short = values if axes is None else values @ np.asarray(axes, np.float64).T
     for code, row in zip(codes, short, strict=True):
         code[:code_dim] = np.rint(naive.unit(row[:code_dim]) * 127)
     norms, column = norm_table(values, (31, edges[-1]))
-    return Corpus(
-        values, codes, as_blocks(stored, edges), edges, norms, column, code_dim
-    )
+    heads, tails = codes[:, :64].copy(), codes[:, 64:].copy()
+    blocks = as_blocks(stored, edges)
+    return Corpus(values, heads, blocks, edges, norms, column, code_dim, tails=tails)
 
 
 def no_links(n):
     return np.empty((n, 0), np.int32)
 
 
-TURNED = np.linalg.qr(drawn(9, 128, 40).astype(np.float64))[0].T.astype(np.float32)
+TURNED = np.linalg.qr(drawn(9, 128, 100).astype(np.float64))[0].T.astype(np.float32)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
 @pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
 @pytest.mark.parametrize("walked", [False, True], ids=["scan", "walk"])
+@pytest.mark.parametrize("code_dim", [31, 97], ids=["whole", "tails"])
 def test_search_many__with_a_full_shortlist_equals_the_naive_cascade(
-    walked, axes, metric
+    code_dim, walked, axes, metric
 ):
     n, count, k = size(150, 50), size(11, 6), 5
-    corpus = made_corpus(0, n, (0, 31, 128), 31, axes)
+    corpus = made_corpus(0, n, (0, 31, 128), code_dim, axes)
     links = drawn_links(1, n, 6, connected=True) if walked else no_links(n)
     stages = [(50, n // 2), (97, n // 4), (128, k)]
     queries = 3 * drawn(2, count, 128)
@@ -1385,7 +1433,7 @@ def test_search_many__with_a_full_shortlist_equals_the_naive_cascade(
         np.testing.assert_allclose(scores[i], wanted, atol=CLOSE * scale)
     assert trace[:, p.ROWS_IN].tolist() == [count * m for m in (n, n, n // 2, n // 4)]
     assert trace[:, p.ROWS_KEPT].tolist() == [count * m for m in (n, n // 2, n // 4, k)]
-    assert trace[0, p.DIMS_READ] == count * n * 31
+    assert trace[0, p.DIMS_READ] == count * n * code_dim
 
 
 @pytest.mark.parametrize("metric", ["cosine", "ip"])
@@ -1417,13 +1465,17 @@ def test_search_many__over_segments_and_what_passes_equals_the_naive_cascade(
 
 
 @pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
-def test_search_many__a_batch_equals_its_single_queries(axes):
+@pytest.mark.parametrize("code_dim", [31, 97], ids=["whole", "tails"])
+@pytest.mark.parametrize("walks", [1, 2, 3, 9])
+def test_search_many__a_batch_equals_its_single_queries(walks, code_dim, axes):
     n = size(150, 50)
-    corpus = made_corpus(3, n, (0, 31, 128), 31, axes)
+    corpus = made_corpus(3, n, (0, 31, 128), code_dim, axes)
     links, stages = drawn_links(4, n, 6, connected=True), [(64, 12), (128, 7)]
     queries = drawn(5, 11, 128)
     given_ = {"axes": axes, "shortlist": 25}
-    rows, scores, trace = corpus.search(queries, links, stages, 7, **given_)
+    rows, scores, trace = corpus.search(
+        queries, links, stages, 7, walks=walks, **given_
+    )
     alone = [
         corpus.search(queries[i : i + 1], links, stages, 7, **given_) for i in range(11)
     ]
@@ -1434,21 +1486,27 @@ def test_search_many__a_batch_equals_its_single_queries(axes):
 
 
 @pytest.mark.parametrize("axes", [None, TURNED], ids=["prefix", "axes"])
-def test_search_many__without_stages_scores_by_codes(axes):
+@pytest.mark.parametrize("code_dim", [31, 97], ids=["whole", "tails"])
+def test_search_many__without_stages_scores_by_codes(code_dim, axes):
     n, k = 20, 6
-    corpus = made_corpus(6, n, (0, 31, 128), 31, axes)
+    corpus = made_corpus(6, n, (0, 31, 128), code_dim, axes)
     queries = drawn(7, 5, 128)
     rows, scores, _ = corpus.search(queries, no_links(n), [], k, axes=axes)
     for i, query in enumerate(queries):
         short = query if axes is None else axes.astype(np.float64) @ query
-        code = np.zeros(64, np.int8)
-        code[:31] = naive.quantise(naive.unit(short[:31]))[0]
-        best = naive.scan_codes(code, corpus.codes, k)
-        assert sorted(rows[i]) == sorted(node for _, node in best)
+        code = np.zeros(64 + corpus.tails.shape[1], np.int8)
+        code[:code_dim] = naive.quantise(naive.unit(short[:code_dim]))[0]
+        whole = np.concatenate([corpus.codes, corpus.tails], axis=1)
+        by_code = [naive.code_score(code, one) for one in whole]
+        kth = sorted(by_code, reverse=True)[k - 1]
+        # Axes are int8 for a query: its code may be a step off.
+        assert len(set(rows[i].tolist())) == k
+        assert min(by_code[row] for row in rows[i]) >= kth - 0.01 * max(by_code)
         if axes is None:
-            oracle = naive.prefix_cosines(corpus.values, query, 31)
+            oracle = naive.prefix_cosines(corpus.values, query, code_dim)
         else:
-            oracle = naive.axis_scores(corpus.values, query, axes[:31].T, "cosine")
+            held = axes[:code_dim].T
+            oracle = naive.axis_scores(corpus.values, query, held, "cosine")
         np.testing.assert_allclose(scores[i], oracle[rows[i]], atol=0.02)
 
 

@@ -17,9 +17,9 @@ from benchmarks.systems import BuildSettings, Run, Search, Work, family
 from funnel import Cascade, FunnelIndex, Stage
 
 M, EF_CONSTRUCTION = 16, 200
-RERANKED = (11, 13, 16, 22, 34, 50, 80)
-SLACK_RERANKED = (22, 34, 50, 80)
-SLACKS = (20, 50, 80, 110, 150)  # thousandths
+RERANKED = (11, 12, 13, 16, 22, 34, 50, 80)
+SLACK_RERANKED = (11, 12, 13, 16, 22, 34, 50, 80)
+SLACKS = (20, 50, 80, 110, 150, 200, 260)  # thousandths
 LONGEST_WALK = 1000
 PAPER_DIMS = (16, 32, 64, 128, 256)
 

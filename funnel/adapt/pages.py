@@ -98,17 +98,17 @@ def walk_pages(
     cascade = Cascade(stages) if stages else None
     only = replace(plan, cascade=cascade, certified=False)
     nodes = max((len(segment.codes) for segment in snapshot.segments), default=0)
-    width = code_width(snapshot.manifest.code_dim)
+    width = code_width(snapshot.manifest.walk_dim)
     total, before, epoch = 0, 0, 0
     for count in range(1, len(selection.table) + 1):
-        visited = np.zeros(1 + nodes, np.uint8)
+        visited = np.zeros((1, 1 + nodes), np.uint8)
         part = selection.table[:count]
         scored = _walked(snapshot, query, only, part, visited)
-        if visited[-1] != epoch:
-            total += _walk_pages(part[-1], width, visited, scored - before)
+        if visited[0, -1] != epoch:
+            total += _walk_pages(part[-1], width, visited[0], scored - before)
         elif scored > before:
             total += _scan_pages(part[-1], width, selection, scored - before)
-        before, epoch = scored, visited[-1]
+        before, epoch = scored, visited[0, -1]
     return total
 
 

@@ -87,8 +87,8 @@ def _choose(ingest: Ingest, options: Options, progress: Progress) -> Projection:
             options.code_dim,
             options.seed,
         )
-        if options.builder == "numba":  # which grows graphs over the codes
-            projection = replace(projection, graph_dim=projection.code_dim)
+        if options.builder == "numba":  # whose graphs are over what a walk scores
+            projection = replace(projection, graph_dim=projection.walk_dim)
         advance(1)
     return projection
 
@@ -131,6 +131,7 @@ def _manifest(
         projection=projection.kind,
         graph_dim=projection.graph_dim,
         code_dim=projection.code_dim,
+        walk_dim=projection.walk_dim,
         code_rows=projection.code_rows,
         stage_rows={str(d): rows for d, rows in projection.stage_rows.items()},
         rows=ingest.rows,

@@ -87,7 +87,7 @@ class Coordinates:
 
         It holds none of their norm: a graph cannot lead to them, nor a code rank them.
         """
-        width = min(self.projection.graph_dim, self.projection.code_dim)
+        width = min(self.projection.graph_dim, self.projection.walk_dim)
         held, full = row_norms(projected[:, :width]), row_norms(raw)
         return ((held < LOOSE * full) & (full >= TINY))[:, 0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,9 @@ class SegmentBuilder:
     def _writer(self, role: str, width: int, dtype: str) -> MatrixWriter:
         return MatrixWriter(self._ingest.path(role), role[:-1], width, dtype)
 
+    def _tails(self, width: int) -> AbstractContextManager[MatrixWriter | None]:
+        return closing(self._writer("tails", width, "int8")) if width else nullcontext()
+
     def _write_norms_and_codes(self, owners: Rows) -> tuple[float, Bools]:
         """Write both in one reading of the rows.
 
@@ -86,12 +89,14 @@ class SegmentBuilder:
         norm_dims = np.array(norm_columns(self._options, self._projection), np.int64)
         columns = len(norm_dims) + (self._projection.kind == "pca")
         code_dim = self._projection.code_dim
-        width = code_width(code_dim)
+        head = self._projection.walk_dim
+        tail = code_dim - head
         code_unit = c.code_unit(at.sample)
         loose = np.zeros(len(owners), np.bool_)
         with (
             closing(self._writer("norms", columns, "float32")) as norms,
-            closing(self._writer("codes", width, "int8")) as codes,
+            closing(self._writer("codes", code_width(head), "int8")) as codes,
+            self._tails(code_width(tail)) as tails,
             self._progress.step("coding", at.rows) as advance,
         ):  # fmt: skip
             for start, stop in c.chunks(at.rows):
@@ -102,13 +107,20 @@ class SegmentBuilder:
                 owned = owners[low:high] - start
                 loose[low:high] = c.are_loose(raw, projected)[owned]
                 short = c.of(raw, projected)[owned[~loose[low:high]]]
-                codes.append(quantise_rows(short, code_unit, codes.width))
+                codes.append(quantise_rows(short[:, :head], code_unit, codes.width))
+                if tails is not None:
+                    rest = short[:, head:]
+                    tails.append(quantise_rows(rest, code_unit, tails.width))
                 advance(stop - start)
             at.files["norms"] = norms.finish()
             if codes.rows:
                 at.files["codes"] = codes.finish()
             else:
                 codes.path.unlink()
+            if tails is not None and tails.rows:
+                at.files["tails"] = tails.finish()
+            elif tails is not None:
+                tails.path.unlink()
         return code_unit, loose
 
     def _write_nodes(self, first: Rows, node_rows: Rows, loose: Rows) -> None:
@@ -171,7 +183,7 @@ class SegmentBuilder:
     ) -> Links:
         """Let `knit_graph` or `grow_graph` make a graph over the written codes."""
         o, n = self._options, len(node_rows)
-        width = code_width(self._projection.code_dim)
+        width = code_width(self._projection.walk_dim)
         codes = map_body(self._ingest.path("codes"), n, width, "int8")
         with self._progress.step("graph", n) as advance:
             return make(

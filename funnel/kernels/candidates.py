@@ -38,6 +38,7 @@ def expand(
     scores: Array,
     errors: Array,
     codes: Array,
+    tails: Array,
     error: np.float32,
     m: int,
 ) -> int:
@@ -56,7 +57,7 @@ def expand(
     scale : float32
         What an integer score is multiplied by.
     rows, scores, errors : int64, float32, float32, in and out
-    codes : (v, w) int8
+    codes, tails : (v, w) int8, (v, t) int8; no tails: (0, 0)
     error : float32
         Of a code, for `certify.code_error`; below 0 errors are not asked for.
 
@@ -73,7 +74,11 @@ def expand(
             break
         node = (best[i] >> 1) & NODE_MASK
         score = np.float32(best[i] >> NODE_BITS) * scale
-        hidden = code_error(codes[node], error) if error >= 0 else error
+        hidden = error
+        if error >= 0:
+            hidden = code_error(codes[node], error)
+            if len(tails):
+                hidden = max(hidden, code_error(tails[node], error))
         if len(node_starts) == 0:
             if node < n:
                 rows[m], scores[m], errors[m] = first + node, score, hidden

@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.kernels.candidates import write_best
 from funnel.kernels.codes import code_offset, quantise
-from funnel.kernels.gather import SURPLUS, gather, of_query, reach
+from funnel.kernels.gather import SURPLUS, found, gather, new_codes, of_query, reach
 from funnel.kernels.jit import kernel, ticks
 from funnel.kernels.knobs import (
     BLIND,
@@ -26,16 +26,15 @@ from funnel.kernels.knobs import (
     MAX_TICKS,
     ROWS_IN,
     ROWS_KEPT,
-    SHORTLIST,
     TICKS,
     WIDTH,
 )
 from funnel.kernels.query import norm, project, project_codes
-from funnel.kernels.segments import LOOSE_COUNT
+from funnel.kernels.segments import DEGREE, LOOSE_COUNT
 from funnel.kernels.stages import rerank, rerank_certified
 from funnel.kernels.tiles import LANES
 from funnel.kernels.types import Array
-from funnel.kernels.walk import ROOM
+from funnel.kernels.walk import new_walkers
 
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
 TOGETHER = 4  # queries: so many and an axis fit the nearest cache
@@ -122,7 +121,7 @@ def search_many(
     memory : table, starts, like
         The table of `kernels/segments.py`; the rest as in `rerank.find_rows`.
     plan : see `rerank`
-    knobs : (14,) int64
+    knobs : (15,) int64
         ef, shortlist, rows after the walk's cut, k, projected dims, inner product?, the
         rank that the slack is measured from, bytes of a code, stored norms a row, rows
         that are too few to be all that a walk finds, rerank by bounds?, which norm is
@@ -130,8 +129,8 @@ def search_many(
     scales : (1 + s,) float64
         The walk's slack, −1 for none; the coordinate that a code of 1 stands for, in
         each segment.
-    visited : (most nodes of a segment + 1,) uint8
-        Kept between calls; its last entry is the epoch.
+    visited : (walks at once, most nodes of a segment + 1) uint8
+        Kept between calls; the last entry of each is its epoch.
     out : rows, scores, trace
         (q, k) int64, (q, k) float32, (r, 4) int64. Rows are −1 and scores
         −inf where there are fewer than k.
@@ -143,11 +142,11 @@ def search_many(
         their first row is `BLIND`. Those whose budget ended before their last stage.
     """
     table, (out_rows, out_scores, trace) = memory[0], out
-    longest, loose = knobs[SHORTLIST], 0
+    longest, loose, degree = found(knobs), 0, 0
     for s in range(len(table)):
         longest = max(longest, reach(table[s], knobs[EF]))
         loose += table[s, LOOSE_COUNT]
-    pool = np.empty(longest + ROOM, np.int64)
+        degree = max(degree, table[s, DEGREE])
     limit = knobs[CUT] * min(len(table), 2) + knobs[CUT] // SURPLUS + loose
     # A budget of time is each query's own.
     some = min(TOGETHER if knobs[MAX_TICKS] < 0 else 1, len(queries))
@@ -162,12 +161,14 @@ def search_many(
     ready = np.empty((some, queries.shape[1]), np.float32)
     projected = np.empty((some, knobs[WIDTH]), np.float32)
     factors = np.empty(some, np.float32)
-    coded = (
+    whole = (
         np.empty((some, axes[1].shape[1] // LANES), np.int8),
         np.empty(some, np.float32),
         np.empty(some, np.int32),
     )
-    counts, scored = np.empty(some, np.int64), np.empty(some, np.int64)
+    coded = new_codes(some, knobs)
+    walkers = new_walkers(min(some, len(visited)), knobs[CODE_BYTES], longest, degree)
+    counts, spent = np.empty(some, np.int64), np.empty(some, np.int64)
     blind, short = 0, 0
     for first in range(0, len(queries), max(1, some)):
         b, began = min(some, len(queries) - first), ticks()
@@ -179,14 +180,14 @@ def search_many(
             ready[:b],
             projected[:b],
             factors,
-            coded,
+            whole,
         )
         for i in range(b):
             lost = norm(projected[i]) < LOOSE and len(plan[0]) > 0
             counts[i] = -1 if lost else 0
         gather(
-            projected[:b], table, knobs, scales, visited, pool, candidates, counts,
-            scored, trace[0],
+            projected[:b], coded, table, knobs, scales, walkers, visited, candidates,
+            counts, spent, trace[0],
         )  # fmt: skip
         trace[0, TICKS] += ticks() - began
         for i in range(b):
@@ -205,7 +206,7 @@ def search_many(
                 knobs,
                 of_query(candidates, i),
                 counts[i],
-                (scored[i] * knobs[CODE_BYTES], began),
+                (spent[i], began),
                 (out_rows[at], out_scores[at], trace),
             )
     if len(trace) > 1 + len(plan[0]):

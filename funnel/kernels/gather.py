@@ -8,7 +8,7 @@ code, p = projected dims.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -28,11 +28,13 @@ from funnel.kernels.knobs import (
     ROWS_KEPT,
     SHORTLIST,
     SLACK,
+    TAIL_BYTES,
     WIDTH,
     K,
 )
 from funnel.kernels.memory import numbers_at
 from funnel.kernels.query import norm
+from funnel.kernels.refine import REFINED, refine
 from funnel.kernels.rerank import pack, select
 from funnel.kernels.segments import (
     DEGREE,
@@ -43,10 +45,22 @@ from funnel.kernels.segments import (
     PASSED,
     flags_of,
     graph_of,
+    tails_of,
 )
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
+    FLOORS,
     LOWEST_SCORE,
+    NODE_BITS,
+    OFFSETS,
+    POOLS,
+    QUERIES,
+    SCORED,
+    SIZE,
+    STATE,
+    TOPS,
+    Walkers,
+    begin,
     best_entry,
     keep_passing,
     scan,
@@ -54,6 +68,7 @@ from funnel.kernels.walk import (
     walk,
 )
 
+Coded: TypeAlias = tuple[Array, Array, Array, Array, Array]
 # What it costs to score a node of a list, and to expand one in a walk, in equal units.
 LISTED_COST, EXPANDED_COST = 1, 60
 GUARD = 2  # times the rank of the slack: nodes expanded before a floor ends a walk
@@ -71,74 +86,71 @@ def reach(segment: Array, ef: int) -> int:
 
 
 @kernel
+def found(knobs: Array) -> int:
+    """Return how many of the best a walk finds, of which the shortlist is chosen."""
+    return int(knobs[SHORTLIST] * (REFINED if knobs[TAIL_BYTES] else 1))
+
+
+@kernel
 def retrieve(
-    code: Array,
-    offset: np.int32,
+    walkers: Walkers,
+    count: int,
     segment: Array,
     knobs: Array,
-    top: float,
     slack: float,
-    floor: np.int64,
     guard: int,
     visited: Array,
-    pool: Array,
-) -> tuple[int, int]:
-    """Fill `pool` with a segment's shortlist, packed, best first, from place 1 on.
+) -> None:
+    """Fill the pools of `count` queries with the best of a segment, packed, in order.
 
     Walks the graph, or scans the codes where there is none; where few nodes may be
-    answers, scans those, if that is cheaper than to walk past all the others.
+    answers, scans those, if that is cheaper than to walk past all the others. How many
+    nodes there are and how many were scored go to the walkers' states.
 
     Parameters
     ----------
-    code : (w,) int8
-        The query.
-    offset : int32
-        Its `code_offset`.
-    top : float
-        The integer score of a cosine of 1.
-    floor : int64
-        What scores less is of no use: other segments gave enough that is better.
+    walkers : see `walk.new_walkers`
+        Of each query the code, its `code_offset`, the integer score of a cosine of 1,
+        and what scores so low that it is of no use.
     guard : int
-        Nodes that a walk expands before the floor may end it.
-
-    Returns
-    -------
-    size, scored : int
-        Nodes of the shortlist, nodes scored.
+        Nodes that a walk expands before what is of no use may end it.
     """
     codes, neighbours, entries, entry_codes = graph_of(segment, knobs[CODE_BYTES])
-    passing, limit, degree = flags_of(segment)[0], knobs[SHORTLIST], segment[DEGREE]
+    passing, limit, degree = flags_of(segment)[0], found(knobs), segment[DEGREE]
+    states = walkers[STATE]
+    states[:count] = 0
     if segment[NODES] == 0 or segment[PASSED] == 0:
-        return 0, 0
-    ef, count = reach(segment, knobs[EF]), segment[LISTED_COUNT]
-    if count > 0 and (degree == 0 or count * LISTED_COST < ef * EXPANDED_COST):
-        listed = numbers_at(segment[LISTED], count, NO_INT32)
-        return scan_listed(code, offset, codes, listed, limit, floor, pool), count
-    if degree == 0:
-        return scan(code, offset, codes, passing, limit, floor, pool), len(codes)
-    guard = min(guard, ef)
-    place, score = best_entry(code, offset, entry_codes)
-    size, scored = walk(
-        code,
-        offset,
-        codes,
-        neighbours,
-        passing,
-        (entries[place], score),
-        ef,
-        (min(knobs[RANK], ef), min(limit, ef), top, slack, knobs[EF], floor, guard),
-        visited,
-        next_epoch(visited),
-        pool,
-    )
-    scored += len(entries)
-    size = keep_passing(pool, size, passing, limit)
+        return
+    ef, few = reach(segment, knobs[EF]), segment[LISTED_COUNT]
+    if few > 0 and (degree == 0 or few * LISTED_COST < ef * EXPANDED_COST):
+        listed = numbers_at(segment[LISTED], few, NO_INT32)
+        for i in range(count):
+            states[i, SIZE] = scan_listed(
+                walkers[QUERIES][i], walkers[OFFSETS][i], codes, listed, limit,
+                walkers[FLOORS][i], walkers[POOLS][i],
+            )  # fmt: skip
+            states[i, SCORED] = few
+        return
+    if degree > 0:
+        for i in range(count):
+            query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
+            place, score = best_entry(query, offset, entry_codes)
+            entry, epoch = (entries[place], score), next_epoch(visited[i])
+            begin(walkers, i, entry, ef, visited[i], epoch)
+        stop = min(knobs[RANK], ef), min(limit, ef), slack, knobs[EF], min(guard, ef)
+        walk(walkers, count, codes, neighbours, passing, ef, stop, visited)
     may = segment[NODES] if segment[PASSED] < 0 else segment[PASSED]
-    if size < min(may, knobs[FEWEST]) and floor == LOWEST_SCORE:
-        # What may be an answer is out of the walk's reach.
-        size = scan(code, offset, codes, passing, limit, floor, pool)
-        scored += len(codes)
-    return size, scored
+    for i in range(count):
+        pool, floor, size = walkers[POOLS][i], walkers[FLOORS][i], states[i, SIZE]
+        if degree > 0:
+            states[i, SCORED] += len(entries)
+            size = keep_passing(pool, size, passing, limit)
+        if degree == 0 or (size < min(may, knobs[FEWEST]) and floor == LOWEST_SCORE):
+            # No graph, or what may be an answer is out of the walk's reach.
+            query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
+            size = scan(query, offset, codes, passing, limit, floor, pool)
+            states[i, SCORED] += len(codes)
+        states[i, SIZE] = size
 
 
 @kernel
@@ -157,64 +169,150 @@ def of_query(candidates: tuple[Array, ...], i: int) -> tuple[Array, ...]:
 
 
 @kernel
-def gather_segment(
-    query: tuple[Array, np.int32, float],
+def new_codes(count: int, knobs: Array) -> Coded:
+    """Make room for the codes of `count` queries, as `gather_segment` takes them."""
+    return (
+        np.empty((count, knobs[CODE_BYTES] + knobs[TAIL_BYTES]), np.int8),
+        np.empty(count, np.int32),
+        np.empty(count, np.float64),
+        np.empty(count, np.float64),
+        np.empty(count, np.float32),
+    )
+
+
+@kernel
+def code_query(projected: Array, coded: Coded, knobs: Array, i: int) -> None:
+    """Code the i-th of some queries, of which no candidate is known yet."""
+    codes, offsets, below, shares, worst = coded
+    head, held = knobs[CODE_BYTES], norm(projected)
+    below[i] = quantise(projected, codes[i]) * held
+    offsets[i], worst[i] = code_offset(codes[i, :head]), -np.inf
+    shares[i] = (norm(projected[:head]) / held) ** 2 if held > 0 else 0.0
+
+
+@kernel
+def send_out(
+    coded: Coded, i: int, unit: float, head: int, walkers: Walkers, at: int
+) -> None:
+    """Tell a walker of the i-th query. A code of 1 stands for `unit`."""
+    codes, offsets, below, shares, worst = coded
+    scale, floor = unit / below[i] if below[i] > 0 else 0.0, np.int64(LOWEST_SCORE)
+    if scale > 0 and worst[i] > -np.inf:
+        floor = np.int64(np.floor(worst[i] / scale))
+    walkers[QUERIES][at], walkers[OFFSETS][at] = codes[i, :head], offsets[i]
+    walkers[TOPS][at] = shares[i] / scale if scale > 0 else 0.0
+    walkers[FLOORS][at] = floor
+
+
+@kernel
+def collect(
+    coded: Coded,
+    i: int,
     segment: Array,
     unit: float,
+    most: int,
+    knobs: Array,
+    walkers: Walkers,
+    at: int,
+    candidates: tuple[Array, ...],
+    counts: Array,
+    spent: Array,
+    record: Array,
+) -> None:
+    """Add what a walker found to the candidates of the i-th query: `most`, or fewer."""
+    codes, _, below, _, worst = coded
+    head, tail, cut = knobs[CODE_BYTES], knobs[TAIL_BYTES], knobs[CUT]
+    size, seen = walkers[STATE][at, SIZE], walkers[STATE][at, SCORED]
+    pool, tails, m = walkers[POOLS][at], tails_of(segment, tail), counts[i]
+    spent[i] += seen * head + (size if tail else 0) * tail
+    record[ROWS_IN] += seen
+    record[DIMS_READ] += seen * min(knobs[WIDTH], head)
+    scale = np.float32(unit / below[i] if below[i] > 0 else 0.0)
+    if tail:
+        record[DIMS_READ] += size * (knobs[WIDTH] - head)
+        if size == found(knobs):  # as many are as good: what is worse is of no use
+            worst[i] = max(worst[i], np.float32(pool[size] >> NODE_BITS) * scale)
+        rest = codes[i, head:]
+        size = refine(rest, code_offset(rest), tails, pool, size, knobs[SHORTLIST])
+    record[ROWS_KEPT] += size
+    if size == 0:
+        return
+    own = of_query(candidates, i)
+    error = np.sqrt(knobs[WIDTH]) / 2 * unit if knobs[CERTIFIED] else -1.0
+    counts[i] = expand(
+        pool[1:], size, segment, knobs[K], cut, scale, own[0], own[1], own[3],
+        graph_of(segment, head)[0], tails, np.float32(error), m,
+    )  # fmt: skip
+    grown = counts[i] > m
+    if counts[i] > most:
+        counts[i] = shorten(own, counts[i], cut)
+    if grown and counts[i] == cut and tail == 0:
+        worst[i] = own[1][:cut].min()
+
+
+@kernel
+def gather_segment(
+    coded: Coded,
+    first: int,
+    stop: int,
+    segment: Array,
+    unit: float,
+    guard: int,
+    most: int,
     knobs: Array,
     slack: float,
-    guard: int,
-    worst: np.float32,
+    walkers: Walkers,
     visited: Array,
-    pool: Array,
     candidates: tuple[Array, ...],
-    m: int,
+    counts: Array,
+    spent: Array,
     record: Array,
-) -> int:
-    """Add one segment's candidates to the `m` of a query; return how many there are.
+) -> None:
+    """Add one segment's candidates to those of the queries from `first` to `stop`.
 
     Parameters
     ----------
-    query : code, its `code_offset`, what a score of its code is divided by
+    coded : codes, offsets, divisors, shares, worst scores
+        (b, w) int8; (b,) int32, the `code_offset` of what a walk scores; (b,) float64,
+        what a score of a code is divided by; (b,) float64, the part that a walk scores
+        of a query's product with itself; (b,) float32, what a walk scores less is of no
+        use.
+    first, stop : int
+        At most as many queries as there are walkers.
     unit : float
         The coordinate that a code of 1 stands for.
     guard : see `retrieve`
-    worst : float32
-        Nothing that scores less is of use.
+    most : int
+        Candidates that a query may have before they are shortened.
     """
-    code, offset, below = query
-    scale, floor = unit / below if below > 0 else 0.0, np.int64(LOWEST_SCORE)
-    if scale > 0 and worst > -np.inf:
-        floor = np.int64(np.floor(worst / scale))
-    top = 1 / scale if scale > 0 else 0.0
-    size, scored = retrieve(
-        code, offset, segment, knobs, top, slack, floor, guard, visited, pool
-    )
-    record[ROWS_IN] += scored
-    record[ROWS_KEPT] += size
-    record[DIMS_READ] += scored * knobs[WIDTH]
-    if size == 0:
-        return m
-    rows, scores, _, errors, _, _ = candidates
-    error = np.sqrt(knobs[WIDTH]) / 2 * unit if knobs[CERTIFIED] else -1.0
-    codes = graph_of(segment, knobs[CODE_BYTES])[0]
-    return expand(
-        pool[1:], size, segment, knobs[K], knobs[CUT], np.float32(scale), rows, scores,
-        errors, codes, np.float32(error), m,
-    )  # fmt: skip
+    m = 0
+    for i in range(first, stop):
+        if counts[i] >= 0:
+            send_out(coded, i, unit, knobs[CODE_BYTES], walkers, m)
+            m += 1
+    retrieve(walkers, m, segment, knobs, slack, guard, visited)
+    m = 0
+    for i in range(first, stop):
+        if counts[i] >= 0:
+            collect(
+                coded, i, segment, unit, most, knobs, walkers, m, candidates, counts,
+                spent, record,
+            )  # fmt: skip
+            m += 1
 
 
 @kernel
 def gather(
     projected: Array,
+    coded: Coded,
     table: Array,
     knobs: Array,
     scales: Array,
+    walkers: Walkers,
     visited: Array,
-    pool: Array,
     candidates: tuple[Array, ...],
     counts: Array,
-    scored: Array,
+    spent: Array,
     record: Array,
 ) -> None:
     """Write the candidates of some queries: the best `CUT` of all segments, and loose.
@@ -225,42 +323,33 @@ def gather(
     Parameters
     ----------
     projected : (b, p) float32
+    coded : see `new_codes`, scratch
+    walkers : see `walk.new_walkers`, scratch
     candidates : (b, c), out
         Rows, their scores, and what `kernels/stages.py` needs beside them.
     counts : (b,) int64, in and out
         How many there are; a query that comes with less than 0 is left out.
-    scored : (b,) int64, out
-        Nodes that were scored for each query.
+    spent : (b,) int64, out
+        Bytes of codes that were read for each query.
     record : (4,) int64
         Of the trace; added to.
     """
-    b, cut = len(projected), knobs[CUT]
-    codes, offsets = np.empty((b, knobs[CODE_BYTES]), np.int8), np.empty(b, np.int32)
-    below, worst = np.empty(b, np.float64), np.full(b, -np.inf, np.float32)
+    b, cut, together = len(projected), knobs[CUT], len(walkers[STATE])
     for i in range(b):
-        below[i] = quantise(projected[i], codes[i]) * norm(projected[i])
-        offsets[i], scored[i] = code_offset(codes[i]), 0
+        code_query(projected[i], coded, knobs, i)
+        spent[i] = 0
     nodes = max(1, table[:, NODES].sum())
     for s in range(len(table)):
         # As many as this segment's share of a list over all, and some more.
         guard = knobs[RANK] + knobs[EF] * table[s, NODES] // nodes
         # Ranked only once they are some more: what a small segment gives is little.
         most = cut + cut // SURPLUS if s < len(table) - 1 else cut
-        for i in range(b):
-            before, m, own = record[ROWS_IN], counts[i], of_query(candidates, i)
-            if m < 0:
-                continue
-            counts[i] = gather_segment(
-                (codes[i], offsets[i], below[i]), table[s], scales[CODE_UNITS + s],
-                knobs, scales[SLACK], max(guard, GUARD * knobs[RANK]), worst[i],
-                visited, pool, own, m, record,
+        for i in range(0, b, together):
+            gather_segment(
+                coded, i, min(i + together, b), table[s], scales[CODE_UNITS + s],
+                max(guard, GUARD * knobs[RANK]), most, knobs, scales[SLACK], walkers,
+                visited, candidates, counts, spent, record,
             )  # fmt: skip
-            scored[i] += record[ROWS_IN] - before
-            grown = counts[i] > m
-            if counts[i] > most:
-                counts[i] = shorten(own, counts[i], cut)
-            if grown and counts[i] == cut:
-                worst[i] = own[1][:cut].min()
     for i in range(b):
         rows, scores, _, errors, _, _ = of_query(candidates, i)
         for s in range(len(table)):

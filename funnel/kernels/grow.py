@@ -16,11 +16,19 @@ from funnel.kernels.gather import next_epoch
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
+    FLOORS,
     LOWEST_SCORE,
     NODE_BITS,
     NODE_MASK,
-    ROOM,
+    OFFSETS,
+    POOLS,
+    QUERIES,
+    SIZE,
+    STATE,
+    TOPS,
+    begin,
     best_entry,
+    new_walkers,
     walk,
 )
 
@@ -99,27 +107,22 @@ def find_links(
         As in `search_many`.
     out : (b, M) int32, out
     """
-    pool = np.empty(ef + ROOM, np.int64)
-    everything, lowest = np.empty(0, np.uint8), np.int64(LOWEST_SCORE)
+    walkers = new_walkers(1, codes.shape[1], ef, links.shape[1])
+    everything = np.empty(0, np.uint8)
+    stop = 1, 1, -1.0, 1, 1
+    pool, seen = walkers[POOLS][0], visited.reshape(1, -1)
+    walkers[TOPS][0], walkers[FLOORS][0] = 0, LOWEST_SCORE
     entry_codes = np.empty((len(entries), codes.shape[1]), np.int8)
     for i in range(len(entries)):
         entry_codes[i] = codes[entries[i]]
     for i in range(len(nodes)):
         query, offset = codes[nodes[i]], offsets[nodes[i]]
         place, score = best_entry(query, offset, entry_codes)
-        size, _ = walk(
-            query,
-            offset,
-            codes,
-            links,
-            everything,
-            (entries[place], score),
-            ef,
-            (1, 1, 0.0, -1.0, 1, lowest, 1),
-            visited,
-            next_epoch(visited),
-            pool,
-        )
+        walkers[QUERIES][0], walkers[OFFSETS][0] = query, offset
+        epoch = next_epoch(visited)
+        begin(walkers, 0, (entries[place], score), ef, visited, epoch)
+        walk(walkers, 1, codes, links, everything, ef, stop, seen)
+        size = walkers[STATE][0, SIZE]
         choose(pool[1:], size, codes, offsets, out.shape[1], out[i])
 
 

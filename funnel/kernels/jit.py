@@ -133,16 +133,29 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     Serial on purpose: a search runs in threads of its own, Numba's parallel layers
     abort under Python threads or kill forked children.
     """
-    return _kept(numba.njit(nogil=True, fastmath=FASTMATH)(function), function)
+    return _compiled(function)
+
+
+def bare(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile as `kernel` does, without counting references: it makes no array.
+
+    Of every array that a kernel takes up, Numba counts the references, each by a locked
+    instruction: in a loop of few nanoseconds that is a part of its time.
+    """
+    return _compiled(function, _nrt=False)
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile as `kernel` does what is put into its callers, not called by them.
+    """Compile as `bare` does what is put into its callers, not called by them.
 
-    Numba hands an array over as seven numbers and counts its references, so that a call
-    with ten arrays takes as long as scoring fifty codes.
+    Numba hands an array over as seven numbers, so that a call with ten arrays takes as
+    long as scoring fifty codes.
     """
-    compiled = numba.njit(nogil=True, fastmath=FASTMATH, forceinline=True)(function)
+    return _compiled(function, _nrt=False, forceinline=True)
+
+
+def _compiled(function: Callable[P, R], **options: bool) -> Callable[P, R]:
+    compiled = numba.njit(nogil=True, fastmath=FASTMATH, **options)(function)
     return _kept(compiled, function)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 ROWS_IN, ROWS_KEPT, DIMS_READ, TICKS = 0, 1, 2, 3
 # Places in `knobs`.
 EF, SHORTLIST, CUT, K, WIDTH, BY_NORM, RANK, CODE_BYTES, COLUMNS, FEWEST = range(10)
-CERTIFIED, CODE_COLUMN, MAX_BYTES, MAX_TICKS = range(10, 14)
-KNOBS = 14
+CERTIFIED, CODE_COLUMN, MAX_BYTES, MAX_TICKS, TAIL_BYTES = range(10, 15)
+KNOBS = 15
 # Places in `scales`.
 SLACK, CODE_UNITS = 0, 1
 # What stands for the first row of a query that the projection says nothing of.

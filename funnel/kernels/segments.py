@@ -31,7 +31,8 @@ PASSED = 15  # nodes that may be answers; −1: all, and there are no flags
 NODE_FLAGS, ROW_FLAGS = 16, 17  # (v,), (n,) uint8: which may be answers
 LISTED, LISTED_COUNT = 18, 19  # int32: the nodes that may, where they are few
 IDS, FIRST_ID = 20, 21  # (n,) int64; address 0: rows are numbered from the first id
-BLOCKS = 22  # and following: (n, width of the block) of the vectors' dtype
+TAILS = 22  # (v, t) int8: what codes have beside what a walk scores
+BLOCKS = 23  # and following: (n, width of the block) of the vectors' dtype
 
 NO_INT8 = np.empty(0, np.int8)
 NO_UINT8 = np.empty(0, np.uint8)
@@ -65,6 +66,12 @@ def graph_of(segment: Array, width: int) -> tuple[Array, Array, Array, Array]:
         numbers_at(segment[ENTRIES], count, NO_INT32),
         rows_at(segment[ENTRY_CODES], count, width, NO_INT8),
     )
+
+
+@kernel
+def tails_of(segment: Array, width: int) -> Array:
+    """Return the tails of the codes; none where a walk scores whole codes."""
+    return rows_at(segment[TAILS], segment[NODES] if width else 0, width, NO_INT8)
 
 
 @kernel

@@ -16,7 +16,7 @@ import numpy as np
 
 from funnel.kernels.codes import score_code
 from funnel.kernels.fours import FOUR, score_listed, score_next
-from funnel.kernels.jit import LINE_BYTES, inlined, kernel, prefetch
+from funnel.kernels.jit import LINE_BYTES, bare, inlined, kernel, prefetch
 from funnel.kernels.lanes import KEYS, shift_in
 from funnel.kernels.types import Array
 
@@ -24,7 +24,15 @@ NODE_BITS = 33
 NODE_MASK = 0xFFFFFFFF
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 LOWEST_SCORE = LOWEST >> NODE_BITS
-Stop: TypeAlias = tuple[int, int, float, float, int, np.int64, int]
+Stop: TypeAlias = tuple[int, int, float, int, int]
+Walkers: TypeAlias = tuple[Array, ...]
+# The arrays of some walks, the last three being scratch.
+QUERIES, OFFSETS, TOPS, FLOORS, POOLS, STATE, NEAR = range(7)
+KEYS_OF_STEP, SCORES_OF_STEP = 7, 8
+# What a walk is at: places of its row in the states.
+SIZE, AT, SCORED, WAITING, SIDE, PASSED, EPOCH, ENDED = range(8)
+STATES = 8
+WALKS = 2  # at once
 AHEAD = 8  # nodes of a list whose codes are on their way
 ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
 
@@ -51,7 +59,7 @@ def best_entry(
     return best, top
 
 
-@kernel
+@inlined
 def clear(pool: Array, limit: int) -> None:
     """Make an empty pool: nothing is above the sentinel, everything above the rest."""
     pool[0] = HIGHEST
@@ -116,14 +124,14 @@ def under(score: np.int64) -> np.int64:
 
 
 @inlined
-def horizon(pool: Array, at: int, stop: Stop) -> np.int64:
+def horizon(pool: Array, at: int, stop: Stop, top: float, floor: np.int64) -> np.int64:
     """Return the lowest score that is near enough to be expanded.
 
     That is ``1 + slack`` times as far as the node of rank `rank`, as distances go that
     fall from `top` with the score (1 − cosine); or `floor`, once the best `guard` of
     the pool, of which the best `at` have been, are expanded.
     """
-    rank, _, top, slack, _, floor, guard = stop
+    rank, _, slack, _, guard = stop
     if slack < 0:
         return floor if at >= guard else np.int64(LOWEST_SCORE)
     far = (1 + slack) * (top - (pool[rank] >> NODE_BITS))
@@ -171,100 +179,127 @@ def absorb(
 
 
 @kernel
-def walk(
-    query: Array,
-    offset: np.int32,
-    codes: Array,
-    neighbours: Array,
-    passing: Array,
-    entry: tuple[int, np.int32],
-    ef: int,
-    stop: Stop,
-    visited: Array,
-    epoch: np.uint8,
-    pool: Array,
-) -> tuple[int, int]:
-    """Walk the graph best first from `entry`, keeping the best `ef` nodes.
-
-    While the codes around one node are on their way from memory, those around the
-    node before it are scored: the next node to expand is the best of what was known
-    one step ago.
+def new_walkers(count: int, width: int, longest: int, degree: int) -> Walkers:
+    """Make room for `count` walks at once, as `walk` takes it.
 
     Parameters
     ----------
-    query : (w,) int8
-    offset : int32
-        The query's `code_offset`.
-    codes : (n, w) int8
-    neighbours : (n, g) int32, −1 ends a list
-    passing : (n,) uint8
-        1 for a node that may be an answer; the walk passes through the others too.
-        Empty: all may.
-    entry : node and its score
-    ef : int
-        Length of the list: HNSW's ``ef_search``.
-    stop : rank, shortlist, top, slack, wanted, floor, guard
-        When to end before all that are kept have been expanded: see `horizon`, or when
-        so many nodes that may be answers have been. Rank, guard and shortlist, how many
-        are wanted at least, are at most `ef`. A negative slack never ends a walk, nor
-        does the lowest floor; a node below that is not kept, unless among the best
-        `guard` to be expanded.
-    visited : (n,) uint8
-        Equal to `epoch` where a node was seen.
-    pool : (≥ ef + ROOM,) int64, out
-        The kept nodes from place 1 on, best first, as packed keys.
-
-    Returns
-    -------
-    size, scored : int
-        Nodes in `pool`, nodes scored.
-
-    References
-    ----------
-    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2; the end by distance:
-    Al-Jazzazi et al. 2025, arXiv:2505.15636.
+    width : int
+        Bytes of a code.
+    longest : int
+        Of their lists: the largest `ef`.
+    degree : int
+        Most links of a node.
     """
+    room = degree + FOUR  # what is scored four at a time may be three more
+    return (
+        np.empty((count, width), np.int8),
+        np.empty(count, np.int32),
+        np.empty(count, np.float64),
+        np.empty(count, np.int64),
+        np.empty((count, longest + ROOM), np.int64),
+        np.empty((count, STATES), np.int64),
+        np.empty((count, 2, room), np.int32),
+        np.empty(room, np.int64),
+        np.empty(room, np.int32),
+    )
+
+
+@bare
+def begin(
+    walkers: Walkers, i: int, entry: tuple[int, np.int32], ef: int, visited: Array,
+    epoch: np.uint8,
+) -> None:  # fmt: skip
+    """Put the i-th walk to its entry node, of which node and score are given."""
+    pool, state = walkers[POOLS][i], walkers[STATE][i]
     node, score = entry
     visited[node] = epoch
     clear(pool, ef)
     pool[1] = (np.int64(score) << NODE_BITS) | (np.int64(node) << 1)
-    size, at, scored, waiting, side = 1, 0, 0, 0, 0
-    passed, flagged = 0, len(passing) > 0
-    room = neighbours.shape[1] + FOUR  # what is scored four at a time may be three more
-    near, scores = np.empty((2, room), np.int32), np.empty(room, np.int32)
-    keys = np.empty(room, np.int64)
-    while True:
-        found, far = 0, horizon(pool, at, stop)
-        if at < size and pool[at + 1] >> NODE_BITS >= far and passed < stop[4]:
-            node = (pool[at + 1] >> 1) & NODE_MASK
-            pool[at + 1] |= 1
-            if flagged:
-                passed += passing[node]
-            found = unseen_links(neighbours[node], codes, visited, epoch, near[side])
-        elif waiting == 0:
-            break
-        scored += waiting
-        size, lowest = absorb(
-            query,
-            offset,
-            codes,
-            neighbours,
-            near[1 - side],
-            waiting,
-            max(min(under(far), pool[stop[1]]), min(under(stop[5]), pool[stop[6]])),
-            pool,
-            size,
-            ef,
-            keys,
-            scores,
-        )
-        at = min(at, lowest)
-        while at < size and pool[at + 1] & 1:
-            at += 1
-        waiting, side = found, 1 - side
-    while size > 0 and pool[size] <= under(stop[5]):
+    state[:] = 0
+    state[SIZE], state[EPOCH] = 1, epoch
+
+
+@inlined
+def step(
+    walkers: Walkers,
+    i: int,
+    codes: Array,
+    neighbours: Array,
+    passing: Array,
+    ef: int,
+    stop: Stop,
+    visited: Array,
+) -> bool:
+    """Take the i-th walk one step on; return whether it goes on."""
+    query, pool, state = walkers[QUERIES][i], walkers[POOLS][i], walkers[STATE][i]
+    floor, near, waiting = walkers[FLOORS][i], walkers[NEAR][i], state[WAITING]
+    found, far = 0, horizon(pool, state[AT], stop, walkers[TOPS][i], floor)
+    size, at, side = state[SIZE], state[AT], state[SIDE]
+    if at < size and pool[at + 1] >> NODE_BITS >= far and state[PASSED] < stop[3]:
+        node = (pool[at + 1] >> 1) & NODE_MASK
+        pool[at + 1] |= 1
+        if len(passing) > 0:
+            state[PASSED] += passing[node]
+        epoch = np.uint8(state[EPOCH])
+        found = unseen_links(neighbours[node], codes, visited, epoch, near[side])
+    elif waiting == 0:
+        return False
+    state[SCORED] += waiting
+    size, lowest = absorb(
+        query,
+        walkers[OFFSETS][i],
+        codes,
+        neighbours,
+        near[1 - side],
+        waiting,
+        max(min(under(far), pool[stop[1]]), min(under(floor), pool[stop[4]])),
+        pool,
+        size,
+        ef,
+        walkers[KEYS_OF_STEP],
+        walkers[SCORES_OF_STEP],
+    )
+    # What was kept before the horizon came so near makes the list long to sort into.
+    while size > stop[1] and pool[size] <= under(far) and len(passing) == 0:
+        pool[size] = LOWEST
         size -= 1
-    return size, scored
+    at = min(at, lowest)
+    while at < size and pool[at + 1] & 1:
+        at += 1
+    state[SIZE], state[AT], state[WAITING], state[SIDE] = size, at, found, 1 - side
+    return True
+
+
+@bare
+def walk(
+    walkers: Walkers,
+    count: int,
+    codes: Array,
+    neighbours: Array,
+    passing: Array,
+    ef: int,
+    stop: Stop,
+    visited: Array,
+) -> None:
+    """Walk the graph best first for several queries, keeping the best `ef` nodes each.
+
+    Each walk takes a step in turn: what it then waits for comes from memory while the
+    others take theirs.
+    """
+    going = count
+    while going > 0:
+        going = 0
+        for i in range(count):
+            if walkers[STATE][i, ENDED] == 0:
+                if step(walkers, i, codes, neighbours, passing, ef, stop, visited[i]):
+                    going += 1
+                else:
+                    walkers[STATE][i, ENDED] = 1
+    for i in range(count):
+        pool, state = walkers[POOLS][i], walkers[STATE][i]
+        while state[SIZE] > 0 and pool[state[SIZE]] <= under(walkers[FLOORS][i]):
+            state[SIZE] -= 1
 
 
 @kernel

@@ -54,11 +54,13 @@ def _value_problems(m: Manifest) -> Iterator[str]:
         yield "code_rows or stage_rows is not a count"
     if not all(0 < int(d) < m.full_dim for d in m.stage_rows):
         yield "stage_rows has dims that are none"
-    counts = [m.full_dim, m.graph_dim, m.code_dim, *m.dims, *m.norm_dims]
+    counts = [m.full_dim, m.graph_dim, m.code_dim, m.walk_dim, *m.dims, *m.norm_dims]
     if not all(type(c) is int and 0 < c <= MAX_DIM for c in counts):
         yield "a dim is not a positive number"
     elif max(counts) > m.full_dim or m.dims[-1] != m.full_dim:
         yield "dims do not end at full_dim"
+    elif m.walk_dim != m.code_dim and (m.walk_dim > m.code_dim or m.walk_dim % 64):
+        yield "walk_dim is no part of code_dim in whole lines"
     elif m.norm_dims[-1] != m.full_dim or list(m.norm_dims) != sorted(m.norm_dims):
         yield "norm_dims do not end at full_dim"
     for name, value, known in (
@@ -100,7 +102,9 @@ def expected_files(m: Manifest, s: Segment) -> Iterator[Expected]:
         yield Expected(f"vectors{i}", s.rows, stop - start, m.dtype)
     columns = len(m.norm_dims) + (m.projection == "pca")
     yield Expected("norms", s.rows, columns, "float32")
-    yield Expected("codes", s.nodes, code_width(m.code_dim), "int8", s.nodes > 0)
+    yield Expected("codes", s.nodes, code_width(m.walk_dim), "int8", s.nodes > 0)
+    tailed = m.tail_width > 0 and s.nodes > 0
+    yield Expected("tails", s.nodes, m.tail_width, "int8", tailed)
     linked = "links" in s.files
     yield Expected("links", s.nodes, None, "int32", required=False)
     yield Expected("entries", None, 1, "int32", linked)

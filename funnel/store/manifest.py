@@ -14,11 +14,13 @@ from typing import Any
 import xxhash
 
 from funnel.errors import CorruptIndexError, FormatVersionError
+from funnel.kernels.codes import code_width
 from funnel.store.matrix import FileEntry
 
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 SEGMENTS, DELETED, NUMBERED = "segments", "deleted", "numbered"
-KNOWN_FEATURES = frozenset({SEGMENTS, DELETED, NUMBERED})
+TAILS = "tails"
+KNOWN_FEATURES = frozenset({SEGMENTS, DELETED, NUMBERED, TAILS})
 MAX_BYTES = 64 << 20
 MAGIC = "FUNNEL-MANIFEST"
 
@@ -85,7 +87,17 @@ class Manifest:
     notes: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     next_id: int = 0
+    walk_dim: int = 0  # of the code's dims, those that a walk scores; 0: all
     writer_features: tuple[str, ...] = ()  # what a writer must know of, besides
+
+    def __post_init__(self) -> None:
+        if self.walk_dim == 0:
+            object.__setattr__(self, "walk_dim", self.code_dim)
+
+    @property
+    def tail_width(self) -> int:
+        """Bytes of a code beside those that a walk scores."""
+        return code_width(self.code_dim - self.walk_dim)
 
     def features(self) -> list[str]:
         """Return what a reader must know of to read this version rightly."""
@@ -94,6 +106,7 @@ class Manifest:
             SEGMENTS: len(self.segments) != 1,
             DELETED: "deleted" in self.files,
             NUMBERED: self.id_kind == "row" and named,
+            TAILS: self.walk_dim != self.code_dim,
         }
         return [name for name, needed in found.items() if needed]
 

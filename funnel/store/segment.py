@@ -38,19 +38,20 @@ class SegmentFiles:
         The index's ``data`` directory.
     segment : Segment
     id_kind : {"row", "int64", "text"}
-    code_width : int
-        Bytes of a code.
+    widths : (int, int)
+        Bytes of what a walk scores of a code, and of the rest.
     """
 
     def __init__(
-        self, folder: Path, segment: Segment, id_kind: str, code_width: int
+        self, folder: Path, segment: Segment, id_kind: str, widths: tuple[int, int]
     ) -> None:
         self.folder, self.segment, self.id_kind = folder, segment, id_kind
         self.rows = segment.rows
         self.block_starts = np.array(segment.blocks, np.int64)
         self.blocks = tuple(self._block(i) for i in range(len(segment.blocks) - 1))
         self.norms = self._matrix("norms")
-        self.codes = self._matrix("codes", np.empty((0, code_width), np.int8))
+        self.codes = self._matrix("codes", np.empty((0, widths[0]), np.int8))
+        self.tails = self._matrix("tails", np.empty((0, widths[1]), np.int8))
         no_links = np.empty((len(self.codes), 0), np.int32)
         self.neighbours = self._matrix("links", no_links)
         entries = self._matrix("entries", np.empty((0, 1), np.int32))[:, 0]
@@ -93,9 +94,10 @@ class SegmentFiles:
         row[t.OWNED_COUNT], row[t.LOOSE_COUNT] = len(self.node_rows), len(self.loose)
         row[t.PASSED] = -1
         places = (t.CODES, t.LINKS, t.ENTRIES, t.ENTRY_CODES, t.STARTS, t.OWNED,
-                  t.LOOSE, t.NORMS, *range(t.BLOCKS, len(row)))  # fmt: skip
+                  t.LOOSE, t.NORMS, t.TAILS, *range(t.BLOCKS, len(row)))  # fmt: skip
         arrays = (self.codes, self.neighbours, self.entries, self.entry_codes,
                   self.node_starts, self.node_rows, self.loose, self.norms,
+                  self.tails,
                   *self.blocks)  # fmt: skip
         for place, array in zip(places, arrays, strict=True):
             row[place] = array.ctypes.data
