@@ -415,8 +415,13 @@ class Handle:
 
     @property
     def code_dim(self) -> int:
-        """Dims whose codes the walk scores."""
+        """Dims that codes hold."""
         return self._manifest.code_dim
+
+    @property
+    def walk_dim(self) -> int:
+        """Dims of a code that the walk scores; the rest ranks what it found."""
+        return self._manifest.walk_dim
 
     @property
     def projection(self) -> str:
@@ -440,7 +445,8 @@ class Handle:
             "metric": m.metric,
             "dtype": m.dtype, "transform": m.transform, "id_kind": m.id_kind,
             "projection": m.projection, "graph_dim": m.graph_dim,
-            "code_dim": m.code_dim, "graph": dict(graph), "writer": dict(m.writer),
+            "code_dim": m.code_dim, "walk_dim": m.walk_dim, "graph": dict(graph),
+            "writer": dict(m.writer),
             "disk_bytes": sum(f.size for f in m.all_files()), **m.notes,
         }  # fmt: skip
 

@@ -57,16 +57,18 @@ class Plan:
 def default_cascade(manifest: Manifest, k: int, shortlist: int) -> Cascade:
     """Return the cascade of an index that was not told or taught a better one.
 
-    The walk's own order cuts the shortlist to what held 99 % of the top 10 on the
-    build's sample, and half as much again; more for a longer shortlist. A stage must
+    The order of the codes cuts the shortlist to what held 99 % of the top 10 on the
+    build's sample, and half as much again; more for a longer shortlist, half of that
+    where codes hold more than the walk scores, which rank more closely. A stage must
     not rank worse than the order it receives: a longer own prefix comes in between only
     where it was measured to need so much fewer rows that it spares a third of them. The
     last stage is the full width.
     """
     full_dim, share = manifest.full_dim, k / 10
+    part = 8 if manifest.tail_width else 4
 
     def keep(needed: int) -> int:
-        wanted = max(2 * k, int(MARGIN * needed * share), shortlist // 4)
+        wanted = max(2 * k, int(MARGIN * needed * share), shortlist // part)
         return min(shortlist, wanted)
 
     stages = [Stage(manifest.code_dim, keep(manifest.code_rows), space="codes")]

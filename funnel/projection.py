@@ -171,7 +171,7 @@ def choose_projection(
     # A graph may be coarser than the codes that are scored on it, and builds faster.
     g = graph_dim or min(_narrowest(measured[kind], GRAPH_SHORT), code_dim or full_dim)
     head = code_dim or max(width, g)
-    c = head if given or kind == "prefix" else _tailed(measured[kind], head, full_dim)
+    c = head if given or kind == "prefix" else with_tail(measured[kind], head, full_dim)
     longer = [d for d in (2 * c, 4 * c) if kind == "prefix" and 2 * d <= full_dim]
     return Projection(
         kind,
@@ -273,11 +273,17 @@ def _wide_enough(needed: dict[int, int]) -> int:
     return max(needed)
 
 
-def _tailed(needed: dict[int, int], head: int, full_dim: int) -> int:
-    """Return the width of codes whose first `head` dims a walk scores.
+def with_tail(needed: Mapping[int, int], head: int, full_dim: int) -> int:
+    """Return how wide codes should be of which a walk scores the first `head` dims.
 
-    The rest of a code is a line for 64 dims, read of `TAILED` times the shortlist, and
-    a query is projected on more axes; what it spares is rows at full width.
+    The rest of a code, its tail, is a line for 64 dims, read of `TAILED` times the
+    shortlist, and a query is projected on more axes; what it spares is rows at full
+    width. Counted in numbers of two bytes, as rows are where they are read fastest.
+
+    Parameters
+    ----------
+    needed : mapping of int to int
+        Rows of a shortlist that each width needs.
     """
     best, least = head, float(needed.get(head, 0) * full_dim)
     for width, count in needed.items():

@@ -87,8 +87,9 @@ def walk_pages(
 ) -> int:
     """Return the pages of the codes that a search scores: by walking again.
 
-    The marks of visited nodes are those of the last segment that was walked: so the
-    segments are walked one more at a time.
+    Without the tails of codes, of which few are read. The marks of visited nodes are
+    those of the last segment that was walked: so the segments are walked one more at a
+    time.
 
     Parameters
     ----------
