@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import naive
 import numpy as np
 import pytest
 
-import naive
 from funnel import Cascade, FunnelIndex, Stage
 from funnel.errors import CorruptIndexError, FormatVersionError
 from funnel.projection import with_tail
@@ -39,7 +39,7 @@ ROWS, QUERIES = drawn(N, 1), drawn(40, 2)
 def built(path: Path, rows: np.ndarray = ROWS, **options: Any) -> FunnelIndex:
     """Build an index whose walks score 64 of 128 dims."""
     with (
-        mock.patch("funnel.projection.with_tail", lambda *_: WHOLE),
+        mock.patch("funnel.projection.with_tail", return_value=WHOLE),
         mock.patch("funnel.projection.WIDTHS", (HEAD, WHOLE)),
         mock.patch("funnel.projection.SHORT", 10_000),
     ):
@@ -63,7 +63,9 @@ def exact(rows: np.ndarray, query: np.ndarray, metric: str) -> list[int]:
 def recall(index: FunnelIndex, rows: np.ndarray = ROWS, **how: Any) -> float:
     found = index.search(QUERIES, k=K, **how).ids
     wanted = [exact(rows, query, index.metric) for query in QUERIES]
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(found, wanted)]))
+    return float(
+        np.mean([np.isin(a, b).mean() for a, b in zip(found, wanted, strict=True)])
+    )
 
 
 def test_tails__are_part_of_what_the_index_says(index: FunnelIndex) -> None:
@@ -154,7 +156,10 @@ def test_tails__filters_pass_what_they_should(index: FunnelIndex, share: float) 
     found = index.search(QUERIES, k=K, filter=passing).ids
     assert np.isin(found, passing).all()
     wanted = [passing[exact(ROWS[passing], q, index.metric)] for q in QUERIES]
-    assert np.mean([np.isin(a, b).mean() for a, b in zip(found, wanted)]) > 0.93
+    assert (
+        np.mean([np.isin(a, b).mean() for a, b in zip(found, wanted, strict=True)])
+        > 0.93
+    )
 
 
 def test_tails__live_on_in_later_segments(tmp_path: Path) -> None:
