@@ -166,9 +166,10 @@ class FunnelIndex(Explaining):
             hold 99 % of the exact top 10 in 1,000 rows, and in a third fewer than the
             one before. Each costs four bytes a row.
         graph_dim, code_dim : int or "auto", optional
-            Dims of the projection that the graph is built on, and that the walk
-            scores; by default, and with "auto", measured on a sample:
-            `funnel.diagnose` shows the figures, and chooses the same.
+            Dims of the projection that the graph is built on, and that codes hold; by
+            default, and with "auto", measured on a sample: `funnel.diagnose` shows the
+            figures, and chooses the same. Where graph_dim is a multiple of 64 below
+            code_dim, a walk scores these dims alone, and the rest ranks what it found.
         projection : {"auto", "prefix", "pca"}
             What both are dims of: the embedding's own prefix, or its principal axes.
             "auto" measures both and takes the one that needs fewer rows of a shortlist.

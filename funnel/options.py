@@ -27,7 +27,7 @@ from funnel.errors import (
     check_share,
     check_whole,
 )
-from funnel.graph.build import choose_builder
+from funnel.graph.build import choose_builder, is_over_codes
 from funnel.nested import with_measured_dims
 from funnel.plan import MODES, POLICIES, Plan, check_cascade, default_cascade
 from funnel.projection import PROJECTIONS
@@ -189,8 +189,7 @@ def check_options(full_dim: int, **named: Any) -> Options:
                 f"{name} is {given}; the embeddings have {full_dim} dims"
             )
         widths[name] = given
-    over_codes = widths["graph_dim"] in (None, widths["code_dim"])
-    builder = choose_builder(named["builder"], over_codes)
+    builder = choose_builder(named["builder"], is_over_codes(**widths))
     return Options(
         dims=check_dims(named["dims"], full_dim),
         full_dim=full_dim,

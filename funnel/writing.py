@@ -319,13 +319,14 @@ def empty_manifest(options: Options) -> Manifest:
     """Return the first version of an index without rows."""
     o = options
     width = o.code_dim or min(o.full_dim, 64)
+    walked = o.graph_dim if o.graph_dim and o.builder == "numba" else width
     return Manifest(
         uuid=str(uuid.uuid4()), version=1, parent=0, created_unix=time.time(),
         writer={"funnel": __version__, "pyarrow": pa.__version__},
         full_dim=o.full_dim, dims=o.dims, norm_dims=o.dims, metric=o.metric,
         dtype=o.dtype, transform=o.transform, id_kind="row", projection="prefix",
         graph_dim=o.graph_dim or width, code_dim=width, code_rows=0, stage_rows={},
-        rows=0, segments=(), settings=o.settings(),
+        rows=0, segments=(), settings=o.settings(), walk_dim=walked,
     )  # fmt: skip
 
 

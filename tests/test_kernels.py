@@ -26,10 +26,11 @@ from funnel.graph.build import Links
 from funnel.graph.grow import batches, grow_graph
 from funnel.graph.halves import are_uneven, directions, joined
 from funnel.kernels import candidates as ends
-from funnel.kernels import certify, fours, gather
+from funnel.kernels import certify, fours, retrieve, sweep
 from funnel.kernels import codes as c
 from funnel.kernels import funnel as f
 from funnel.kernels import knobs as p
+from funnel.kernels import pool as o
 from funnel.kernels import query as q
 from funnel.kernels import rerank as r
 from funnel.kernels import rows as w
@@ -637,11 +638,11 @@ def drawn_links(seed, n, degree, *, connected, damaged=False):
 def unpacked(best, count):
     """Return (score, node) pairs of the walk's packed keys."""
     return [
-        (int(key) >> g.NODE_BITS, (int(key) >> 1) & g.NODE_MASK) for key in best[:count]
+        (int(key) >> o.NODE_BITS, (int(key) >> 1) & o.NODE_MASK) for key in best[:count]
     ]
 
 
-LOWEST = np.int64(g.LOWEST_SCORE)
+LOWEST = np.int64(o.LOWEST_SCORE)
 EVER = (1, 1, 0.0, -1.0, 1, LOWEST, 1)
 
 
@@ -660,14 +661,14 @@ def walk_together(queries, codes, links, entries, ef, stop=EVER, passing=()):
     for i, query in enumerate(queries):
         offset = c.code_offset(query)
         walkers[g.QUERIES][i], walkers[g.OFFSETS][i] = query, offset
-        place, score = g.best_entry(query, offset, frozen(codes[entries]))
+        place, score = sweep.best_entry(query, offset, frozen(codes[entries]))
         g.begin(walkers, i, (entries[place], score), ef, visited[i], np.uint8(1))
     g.walk(
         walkers, count, frozen(codes), frozen(links), np.uint8(passing), ef,
         (rank, shortlist, slack, wanted, guard), visited,
     )  # fmt: skip
     assert (visited[:, n:] == CANARY).all()
-    assert (walkers[g.POOLS][:, ef + g.ROOM :] == CANARY).all()
+    assert (walkers[g.POOLS][:, ef + o.ROOM :] == CANARY).all()
     return [
         (unpacked(pool[1:], state[g.SIZE]), state[g.SCORED])
         for pool, state in zip(walkers[g.POOLS], walkers[g.STATE], strict=True)
@@ -702,22 +703,22 @@ def test_best_entry__is_the_first_of_the_best(top):
     codes = frozen(drawn_codes(0, 40, 8, top))
     for query in drawn_codes(1, 20, 8, top):
         scores = [naive.code_score(query, code) for code in codes]
-        found = g.best_entry(query, c.code_offset(query), codes)
+        found = sweep.best_entry(query, c.code_offset(query), codes)
         assert found == (naive.top(scores, 1)[0], max(scores))
 
 
 @laws
 @given(st.lists(st.integers(-50, 50), max_size=60, unique=True), st.integers(1, 20))
 def test_insert__keeps_the_largest_sorted(values, limit):
-    pool, seen = np.full(limit + g.ROOM + 4, CANARY, np.int64), []
-    g.clear(pool, limit)
+    pool, seen = np.full(limit + o.ROOM + 4, CANARY, np.int64), []
+    o.clear(pool, limit)
     for value in values:
         if value > pool[limit]:
-            place = g.insert(pool, len(seen), limit, np.int64(value))
+            place = o.insert(pool, len(seen), limit, np.int64(value))
             seen = sorted([*seen, value], reverse=True)[:limit]
             assert place == seen.index(value)
         assert pool[1 : len(seen) + 1].tolist() == seen
-    assert (pool[limit + g.ROOM :] == CANARY).all()
+    assert (pool[limit + o.ROOM :] == CANARY).all()
 
 
 def test_unseen_links__ends_at_what_is_no_node():
@@ -772,12 +773,12 @@ def test_scan__equals_sorted_codes(dim, top):
     codes = drawn_codes(dim, size(200, 40), dim, top)
     query = drawn_codes(dim + 1, 1, dim)[0]
     for limit in (1, 7, len(codes), len(codes) + 9):
-        pool = np.full(limit + g.ROOM + 8, CANARY, np.int64)
+        pool = np.full(limit + o.ROOM + 8, CANARY, np.int64)
         offset = c.code_offset(query)
-        count = g.scan(query, offset, frozen(codes), NO_FLAGS, limit, LOWEST, pool)
+        count = sweep.scan(query, offset, frozen(codes), NO_FLAGS, limit, LOWEST, pool)
         found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
-        assert (pool[limit + g.ROOM :] == CANARY).all()
+        assert (pool[limit + o.ROOM :] == CANARY).all()
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
@@ -837,7 +838,7 @@ def test_refine__equals_sorted_sums(seed, found, keep, dim):
     scores = -np.sort(-rng.integers(-300, 300, found))
     pairs = [(int(a), int(b)) for a, b in zip(scores, nodes, strict=True)]
     pool = np.full(found + 9, CANARY, np.int64)
-    keys = [(score << g.NODE_BITS) | (node << 1) | node % 2 for score, node in pairs]
+    keys = [(score << o.NODE_BITS) | (node << 1) | node % 2 for score, node in pairs]
     pool[1 : found + 1] = keys
     left = refine(query, c.code_offset(query), frozen(tails), pool, found, keep)
     assert unpacked(pool[1:], left) == naive.refine(query, tails, pairs, keep)
@@ -856,16 +857,20 @@ def test_scans_and_keep_passing__equal_the_scan_of_what_passes(seed, share, limi
         (score, int(listed[at]))
         for score, at in naive.scan_codes(query, codes[listed], limit)
     ]
-    pool = np.empty(n + g.ROOM, np.int64)
-    count = g.scan(query, offset, frozen(codes), NO_FLAGS, n, LOWEST, pool)
-    count = g.keep_passing(pool, count, passing, limit)
+    pool = np.empty(n + o.ROOM, np.int64)
+    count = sweep.scan(query, offset, frozen(codes), NO_FLAGS, n, LOWEST, pool)
+    count = o.keep_passing(pool, count, passing, limit)
     assert_same_scores(unpacked(pool[1:], count), whole, query, codes)
     for floor in (LOWEST, np.int64(0)):
         expected = [pair for pair in whole if pair[0] >= floor]
         if share > 0:  # no flags at all mean that everything passes
-            count = g.scan(query, offset, frozen(codes), passing, limit, floor, pool)
+            count = sweep.scan(
+                query, offset, frozen(codes), passing, limit, floor, pool
+            )
             assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
-        count = g.scan_listed(query, offset, frozen(codes), listed, limit, floor, pool)
+        count = sweep.scan_listed(
+            query, offset, frozen(codes), listed, limit, floor, pool
+        )
         assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
 
 
@@ -876,8 +881,8 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     codes, query = drawn_codes(seed, n, dim), drawn_codes(seed + 1, 1, dim)[0]
     links = drawn_links(seed, n, 5, connected=True)
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
-    pool = np.empty(n + g.ROOM, np.int64)
-    count = g.scan(
+    pool = np.empty(n + o.ROOM, np.int64)
+    count = sweep.scan(
         query, c.code_offset(query), frozen(codes), NO_FLAGS, n, LOWEST, pool
     )
     assert found == unpacked(pool[1:], count)
@@ -904,7 +909,7 @@ def test_walk__never_reads_what_is_not_a_node(link):
 def test_next_epoch__is_new_to_every_node_even_when_it_wraps():
     visited = np.zeros(301, np.uint8)
     for i in range(600):
-        epoch = gather.next_epoch(visited)
+        epoch = retrieve.next_epoch(visited)
         assert epoch == visited[-1] != 0
         assert epoch not in visited[:-1]
         if i < 300:  # a node that is not seen again keeps its old epoch
@@ -1093,7 +1098,7 @@ FIRST = 1000  # row of the segment that is expanded
 
 def expanded(starts, owned, loose, k, room, n=100, hidden=()):
     """Run `expand` over `PAIRS`; return rows and scores."""
-    best = ints(*[(score << g.NODE_BITS) | (node << 1) | 1 for score, node in PAIRS])
+    best = ints(*[(score << o.NODE_BITS) | (node << 1) | 1 for score, node in PAIRS])
     flags = np.ones(n, np.uint8)
     flags[list(hidden)] = 0
     codes, some = np.zeros((4, 64), np.int8), {}

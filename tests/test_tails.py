@@ -16,7 +16,7 @@ import naive
 import numpy as np
 import pytest
 
-from funnel import Cascade, FunnelIndex, Stage
+from funnel import Cascade, FunnelIndex, Stage, diagnose
 from funnel.errors import CorruptIndexError, FormatVersionError
 from funnel.projection import with_tail
 from funnel.store import manifest as m
@@ -38,12 +38,8 @@ ROWS, QUERIES = drawn(N, 1), drawn(40, 2)
 
 def built(path: Path, rows: np.ndarray = ROWS, **options: Any) -> FunnelIndex:
     """Build an index whose walks score 64 of 128 dims."""
-    with (
-        mock.patch("funnel.projection.with_tail", return_value=WHOLE),
-        mock.patch("funnel.projection.WIDTHS", (HEAD, WHOLE)),
-        mock.patch("funnel.projection.SHORT", 10_000),
-    ):
-        return FunnelIndex.build(rows, path=path, **{"projection": "pca"} | options)
+    widths = {"projection": "pca", "graph_dim": HEAD, "code_dim": WHOLE}
+    return FunnelIndex.build(rows, path=path, **widths | options)
 
 
 @pytest.fixture(scope="module", params=["cosine", "ip"])
@@ -217,6 +213,32 @@ def test_tails__what_makes_no_sense_is_refused(
     next((tmp_path / "x" / "manifest").glob("*.fm")).write_bytes(changed)
     with pytest.raises(CorruptIndexError, match=name):
         FunnelIndex.open(tmp_path / "x")
+
+
+def test_tails__are_chosen_and_advised_alike(tmp_path: Path) -> None:
+    with mock.patch("funnel.projection.SHORT", 10_000):  # 64 dims are enough
+        told = diagnose(ROWS)
+        with mock.patch("funnel.projection.with_tail", return_value=WHOLE):
+            chosen = FunnelIndex.build(ROWS, path=tmp_path / "x", projection="pca")
+        with mock.patch("funnel.adapt.diagnose.with_tail", return_value=WHOLE):
+            advised = diagnose(ROWS)
+    with chosen:
+        assert (chosen.walk_dim, chosen.graph_dim, chosen.code_dim) == (64, 64, 128)
+    assert (told.graph_dim, told.code_dim) == (64, 64)
+    assert (advised.graph_dim, advised.code_dim) == (64, 128)
+    assert "graph_dim=64, code_dim=128" in advised.advice[0]
+
+
+@pytest.mark.parametrize("projection", ["prefix", "pca"])
+def test_tails__of_an_index_that_begins_empty(tmp_path: Path, projection: str) -> None:
+    widths = {"projection": projection, "graph_dim": HEAD, "code_dim": WHOLE}
+    with FunnelIndex.create(tmp_path / "x", DIM, **widths) as index:
+        index.add(ROWS)
+        assert (index.walk_dim, index.code_dim) == (HEAD, WHOLE)
+        index.compact()
+        assert (index.walk_dim, index.code_dim) == (HEAD, WHOLE)
+        assert index.projection == projection
+        assert recall(index, shortlist=400) > 0.9
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from funnel.options import MAX_SEED, default_dims
 from funnel.progress import Progress
 
 # The rule of `choose_projection`, on figures that queries of one's own may have made.
-from funnel.projection import PROBES, TOP, WIDTHS, cheapest, principal_axes
+from funnel.projection import PROBES, TOP, WIDTHS, cheapest, principal_axes, with_tail
 from funnel.sources import open_source
 from funnel.vectors import LEAST, MOST, TRANSFORMS, apply_transform, check_rows
 
@@ -207,7 +207,7 @@ def _measure(corpus: _Reading, queries: Floats | None, seed: int) -> Diagnosis:
         drawn = np.random.default_rng(seed).permutation(len(queries))[:PROBES]
         judge = Judge(rows, queries[drawn], None)
     prefix, axes = _both(judge, full_dim)
-    projection, width = _choice(prefix, axes, full_dim)
+    projection, head, width = _choice(prefix, axes, full_dim)
     order, structure, kind = Order(0.0, 0.0), 0.0, "unknown"
     if len(rows) > 2 * TOP and len(judge.queries):
         some = _some(rows, seed)
@@ -217,7 +217,7 @@ def _measure(corpus: _Reading, queries: Floats | None, seed: int) -> Diagnosis:
         **corpus.counts(),
         kind=kind,
         projection=projection,
-        graph_dim=width,  # the default builder grows the graph over the codes
+        graph_dim=head,  # the default builder's graph is over what a walk scores
         code_dim=width,
         dims=nested_dims(prefix.rows_needed(), full_dim),
         queries=len(judge.queries),
@@ -243,14 +243,16 @@ def _both(judge: Judge, full_dim: int) -> tuple[Figures, Figures]:
     return prefix, judge.figures("pca", own, queries, few)
 
 
-def _choice(prefix: Figures, axes: Figures, full_dim: int) -> tuple[str, int]:
-    """Return the projection and the width that a build chooses on these figures."""
+def _choice(prefix: Figures, axes: Figures, full_dim: int) -> tuple[str, int, int]:
+    """Return what a build chooses on these figures: projection, walk_dim, code_dim."""
     widths = sorted({min(width, full_dim) for width in WIDTHS})
     measured = {
         figures.space: {width: figures.rows_needed()[width] for width in widths}
         for figures in (prefix, axes)
     }
-    return cheapest(measured)
+    kind, head = cheapest(measured)
+    width = with_tail(measured[kind], head, full_dim) if kind == "pca" else head
+    return kind, head, width
 
 
 def _some(rows: Floats, seed: int) -> Floats:

@@ -117,10 +117,10 @@ class Diagnosis(Shown):
                 f"{self.code_dim} dims needs {self.needed:,} of {self.sample_rows:,} "
                 "rows; are these embeddings, or noise?"
             ]
-        build = (
-            f"FunnelIndex.build(X, projection={self.projection!r}, "
-            f"code_dim={self.code_dim})"
-        )
+        widths = f"code_dim={self.code_dim}"
+        if self.graph_dim != self.code_dim:
+            widths = f"graph_dim={self.graph_dim}, {widths}"
+        build = f"FunnelIndex.build(X, projection={self.projection!r}, {widths})"
         if not self.queries_given:
             build += ", which the default (projection='auto') chooses"
         said = [build, self._comparison()]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.errors import BuilderMissingError, InvalidArgumentError, check_choice
+from funnel.kernels.jit import LINE_BYTES
 from funnel.kernels.types import Floats
 
 BUILDERS = ("auto", "hnswlib", "faiss", "numba")
@@ -40,6 +41,16 @@ class Links:
     levels: Int32s
 
 
+def is_over_codes(graph_dim: int | None, code_dim: int | None) -> bool:
+    """Tell whether a graph of so many dims is over what a walk scores of the codes.
+
+    That is whole codes, or their first dims in lines of 64; the rest is their tail.
+    """
+    if graph_dim is None or graph_dim == code_dim:
+        return True
+    return code_dim is not None and graph_dim < code_dim and graph_dim % LINE_BYTES == 0
+
+
 def choose_builder(builder: str, over_codes: bool = True) -> str:
     """Return the builder to use.
 
@@ -50,7 +61,8 @@ def choose_builder(builder: str, over_codes: bool = True) -> str:
     installed = importlib.util.find_spec("hnswlib") is not None
     if builder == "numba" and not over_codes:
         raise InvalidArgumentError(
-            "builder='numba' grows the graph over the codes: give code_dim alone"
+            "builder='numba' makes the graph over the codes, or their first dims: give "
+            "code_dim alone, or a graph_dim below it that is a multiple of 64"
         )
     if builder == "auto":
         library = "hnswlib" if installed else "faiss"

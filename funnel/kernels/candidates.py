@@ -12,6 +12,7 @@ import numpy as np
 from funnel.kernels.certify import code_error
 from funnel.kernels.jit import kernel
 from funnel.kernels.memory import numbers_at
+from funnel.kernels.pool import NODE_BITS, NODE_MASK
 from funnel.kernels.rerank import keep_largest, pack
 from funnel.kernels.segments import (
     FIRST,
@@ -23,7 +24,6 @@ from funnel.kernels.segments import (
     owners_of,
 )
 from funnel.kernels.types import Array
-from funnel.kernels.walk import NODE_BITS, NODE_MASK
 
 
 @kernel

@@ -15,6 +15,7 @@ import numpy as np
 
 from funnel.kernels.fours import FOUR
 from funnel.kernels.jit import LINE_BYTES, inlined, kernel, prefetch
+from funnel.kernels.pool import NODE_BITS
 from funnel.kernels.tiles import (
     LANES,
     bits_from,
@@ -26,7 +27,6 @@ from funnel.kernels.tiles import (
     score_two,
 )
 from funnel.kernels.types import Array
-from funnel.kernels.walk import NODE_BITS
 
 TWO = 2
 NEAR = 4  # times the nodes that are kept: of the best cells, scanned before the others

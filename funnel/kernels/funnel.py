@@ -13,7 +13,7 @@ import numpy as np
 
 from funnel.kernels.candidates import write_best
 from funnel.kernels.codes import code_offset, quantise
-from funnel.kernels.gather import SURPLUS, found, gather, new_codes, of_query, reach
+from funnel.kernels.gather import SURPLUS, gather, new_codes, of_query
 from funnel.kernels.jit import kernel, ticks
 from funnel.kernels.knobs import (
     BLIND,
@@ -30,6 +30,7 @@ from funnel.kernels.knobs import (
     WIDTH,
 )
 from funnel.kernels.query import norm, project, project_codes
+from funnel.kernels.retrieve import found, reach
 from funnel.kernels.segments import DEGREE, LOOSE_COUNT
 from funnel.kernels.stages import rerank, rerank_certified
 from funnel.kernels.tiles import LANES

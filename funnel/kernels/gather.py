@@ -1,6 +1,6 @@
-"""Gather candidates from every segment, by walks and scans. Arrays and numbers only.
+"""Gather the candidates of some queries from every segment. Arrays and numbers only.
 
-Called by `kernels/funnel.py`; the walk itself is in `kernels/walk.py`.
+Called by `kernels/funnel.py`; what is found in one segment is `kernels/retrieve.py`'s.
 
 b = queries that are searched together, c = candidates, s = segments, w = bytes of a
 code, p = projected dims.
@@ -8,7 +8,7 @@ code, p = projected dims.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from funnel.kernels.knobs import (
     CUT,
     DIMS_READ,
     EF,
-    FEWEST,
     RANK,
     ROWS_IN,
     ROWS_KEPT,
@@ -32,26 +31,15 @@ from funnel.kernels.knobs import (
     WIDTH,
     K,
 )
-from funnel.kernels.memory import numbers_at
+from funnel.kernels.pool import LOWEST_SCORE, NODE_BITS
 from funnel.kernels.query import norm
-from funnel.kernels.refine import REFINED, refine
+from funnel.kernels.refine import refine
 from funnel.kernels.rerank import pack, select
-from funnel.kernels.segments import (
-    DEGREE,
-    LISTED,
-    LISTED_COUNT,
-    NO_INT32,
-    NODES,
-    PASSED,
-    flags_of,
-    graph_of,
-    tails_of,
-)
+from funnel.kernels.retrieve import found, retrieve
+from funnel.kernels.segments import NODES, graph_of, tails_of
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
     FLOORS,
-    LOWEST_SCORE,
-    NODE_BITS,
     OFFSETS,
     POOLS,
     QUERIES,
@@ -60,97 +48,16 @@ from funnel.kernels.walk import (
     STATE,
     TOPS,
     Walkers,
-    begin,
-    best_entry,
-    keep_passing,
-    scan,
-    scan_listed,
-    walk,
 )
 
-Coded: TypeAlias = tuple[Array, Array, Array, Array, Array]
-# What it costs to score a node of a list, and to expand one in a walk, in equal units.
-LISTED_COST, EXPANDED_COST = 1, 60
 GUARD = 2  # times the rank of the slack: nodes expanded before a floor ends a walk
 SURPLUS = 4  # the part of a shortlist that candidates may exceed it by for a while
-SPARE = 5 / 4  # nodes that may be answers are not spread evenly
 
-
-@kernel
-def reach(segment: Array, ef: int) -> int:
-    """Return how long a walk's list must be to hold `ef` nodes that may be answers."""
-    nodes, passed = int(segment[NODES]), int(segment[PASSED])
-    if passed < 0 or passed == nodes:
-        return min(ef, nodes)
-    return min(nodes, int(SPARE * ef * nodes / max(passed, 1)) + 1)
-
-
-@kernel
-def found(knobs: Array) -> int:
-    """Return how many of the best a walk finds, of which the shortlist is chosen."""
-    return int(knobs[SHORTLIST] * (REFINED if knobs[TAIL_BYTES] else 1))
-
-
-@kernel
-def retrieve(
-    walkers: Walkers,
-    count: int,
-    segment: Array,
-    knobs: Array,
-    slack: float,
-    guard: int,
-    visited: Array,
-) -> None:
-    """Fill the pools of `count` queries with the best of a segment, packed, in order.
-
-    Walks the graph, or scans the codes where there is none; where few nodes may be
-    answers, scans those, if that is cheaper than to walk past all the others. How many
-    nodes there are and how many were scored go to the walkers' states.
-
-    Parameters
-    ----------
-    walkers : see `walk.new_walkers`
-        Of each query the code, its `code_offset`, the integer score of a cosine of 1,
-        and what scores so low that it is of no use.
-    guard : int
-        Nodes that a walk expands before what is of no use may end it.
-    """
-    codes, neighbours, entries, entry_codes = graph_of(segment, knobs[CODE_BYTES])
-    passing, limit, degree = flags_of(segment)[0], found(knobs), segment[DEGREE]
-    states = walkers[STATE]
-    states[:count] = 0
-    if segment[NODES] == 0 or segment[PASSED] == 0:
-        return
-    ef, few = reach(segment, knobs[EF]), segment[LISTED_COUNT]
-    if few > 0 and (degree == 0 or few * LISTED_COST < ef * EXPANDED_COST):
-        listed = numbers_at(segment[LISTED], few, NO_INT32)
-        for i in range(count):
-            states[i, SIZE] = scan_listed(
-                walkers[QUERIES][i], walkers[OFFSETS][i], codes, listed, limit,
-                walkers[FLOORS][i], walkers[POOLS][i],
-            )  # fmt: skip
-            states[i, SCORED] = few
-        return
-    if degree > 0:
-        for i in range(count):
-            query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
-            place, score = best_entry(query, offset, entry_codes)
-            entry, epoch = (entries[place], score), next_epoch(visited[i])
-            begin(walkers, i, entry, ef, visited[i], epoch)
-        stop = min(knobs[RANK], ef), min(limit, ef), slack, knobs[EF], min(guard, ef)
-        walk(walkers, count, codes, neighbours, passing, ef, stop, visited)
-    may = segment[NODES] if segment[PASSED] < 0 else segment[PASSED]
-    for i in range(count):
-        pool, floor, size = walkers[POOLS][i], walkers[FLOORS][i], states[i, SIZE]
-        if degree > 0:
-            states[i, SCORED] += len(entries)
-            size = keep_passing(pool, size, passing, limit)
-        if degree == 0 or (size < min(may, knobs[FEWEST]) and floor == LOWEST_SCORE):
-            # No graph, or what may be an answer is out of the walk's reach.
-            query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
-            size = scan(query, offset, codes, passing, limit, floor, pool)
-            states[i, SCORED] += len(codes)
-        states[i, SIZE] = size
+Coded: TypeAlias = tuple[Array, Array, Array, Array, Array]
+"""Codes of some queries, (b, w) int8; the `code_offset`s of what a walk scores, (b,)
+int32; what a score of a code is divided by, (b,) float64; the part that a walk scores
+of a query's product with itself, (b,) float64; what a walk scores less is of no use,
+(b,) float32."""
 
 
 @kernel
@@ -170,7 +77,7 @@ def of_query(candidates: tuple[Array, ...], i: int) -> tuple[Array, ...]:
 
 @kernel
 def new_codes(count: int, knobs: Array) -> Coded:
-    """Make room for the codes of `count` queries, as `gather_segment` takes them."""
+    """Make room for the codes of `count` queries, of which nothing is known."""
     return (
         np.empty((count, knobs[CODE_BYTES] + knobs[TAIL_BYTES]), np.int8),
         np.empty(count, np.int32),
@@ -272,11 +179,7 @@ def gather_segment(
 
     Parameters
     ----------
-    coded : codes, offsets, divisors, shares, worst scores
-        (b, w) int8; (b,) int32, the `code_offset` of what a walk scores; (b,) float64,
-        what a score of a code is divided by; (b,) float64, the part that a walk scores
-        of a query's product with itself; (b,) float32, what a walk scores less is of no
-        use.
+    coded : see `Coded`
     first, stop : int
         At most as many queries as there are walkers.
     unit : float
@@ -323,8 +226,8 @@ def gather(
     Parameters
     ----------
     projected : (b, p) float32
-    coded : see `new_codes`, scratch
-    walkers : see `walk.new_walkers`, scratch
+    coded : see `Coded`, scratch
+    walkers : see `walk.Walkers`, scratch
     candidates : (b, c), out
         Rows, their scores, and what `kernels/stages.py` needs beside them.
     counts : (b,) int64, in and out
@@ -355,13 +258,3 @@ def gather(
         for s in range(len(table)):
             if counts[i] >= 0:
                 counts[i] = add_loose(table[s], rows, scores, errors, counts[i])
-
-
-@kernel
-def next_epoch(visited: Array) -> Any:
-    """Start a new walk: advance the epoch in the last entry, clear on overflow."""
-    last = len(visited) - 1
-    if visited[last] == 255:
-        visited[:] = 0
-    visited[last] += np.uint8(1)
-    return visited[last]

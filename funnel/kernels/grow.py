@@ -12,14 +12,13 @@ import numpy as np
 
 from funnel.kernels.codes import code_offset
 from funnel.kernels.fours import FOUR, score_listed
-from funnel.kernels.gather import next_epoch
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.pool import LOWEST_SCORE, NODE_BITS, NODE_MASK
+from funnel.kernels.retrieve import next_epoch
+from funnel.kernels.sweep import best_entry
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
     FLOORS,
-    LOWEST_SCORE,
-    NODE_BITS,
-    NODE_MASK,
     OFFSETS,
     POOLS,
     QUERIES,
@@ -27,7 +26,6 @@ from funnel.kernels.walk import (
     STATE,
     TOPS,
     begin,
-    best_entry,
     new_walkers,
     walk,
 )

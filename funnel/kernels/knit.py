@@ -13,8 +13,8 @@ from funnel.kernels.cells import Cells, probe, room
 from funnel.kernels.fours import FOUR, score_listed
 from funnel.kernels.grow import choose
 from funnel.kernels.jit import kernel
+from funnel.kernels.pool import HIGHEST, NODE_BITS, NODE_MASK, ROOM, clear, insert
 from funnel.kernels.types import Array
-from funnel.kernels.walk import HIGHEST, NODE_BITS, NODE_MASK, ROOM, clear, insert
 
 FILLED = 2  # the part of its links that a node has at least
 FEWEST, ENOUGH = 2, 4  # links that lead to a node; of those that it can spare one

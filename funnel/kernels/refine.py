@@ -12,9 +12,9 @@ import numpy as np
 
 from funnel.kernels.fours import FOUR, score_listed
 from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.pool import NODE_BITS, NODE_MASK
 from funnel.kernels.rerank import keep_largest
 from funnel.kernels.types import Array
-from funnel.kernels.walk import NODE_BITS, NODE_MASK
 
 REFINED = 5  # times the shortlist: so many of the best by a code's head hold it
 

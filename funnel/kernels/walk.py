@@ -1,11 +1,11 @@
-"""Find a shortlist: a best-first walk over the graph, or a scan, both on int8 codes.
+"""Walk the graph for a shortlist, best first, on int8 codes. Arrays and numbers only.
 
-Arrays and numbers only: no I/O, no validation. Called by `kernels/gather.py`.
+Several queries walk in turn, a step each, so that what one waits for comes from memory
+while the others step. What each is at lies in arrays, a row a walk: `new_walkers` makes
+them, the caller writes the queries in, `begin` puts a walk to its entry, `walk` runs
+them all. No I/O, no validation. Called by `kernels/retrieve.py` and `kernels/grow.py`.
 
-n = nodes, e = entry nodes, w = bytes of a code, g = links of a node.
-
-A candidate is one int64, ``score << 33 | node << 1 | expanded``, so that the sorted
-list of candidates, the pool, compares, moves and marks it in one word.
+n = nodes, w = bytes of a code, g = links of a node, b = walks.
 """
 
 from __future__ import annotations
@@ -14,81 +14,39 @@ from typing import TypeAlias
 
 import numpy as np
 
-from funnel.kernels.codes import score_code
-from funnel.kernels.fours import FOUR, score_listed, score_next
+from funnel.kernels.fours import FOUR, score_listed
 from funnel.kernels.jit import LINE_BYTES, bare, inlined, kernel, prefetch
-from funnel.kernels.lanes import KEYS, shift_in
+from funnel.kernels.pool import (
+    LOWEST,
+    LOWEST_SCORE,
+    NODE_BITS,
+    NODE_MASK,
+    ROOM,
+    clear,
+    insert,
+    under,
+)
 from funnel.kernels.types import Array
 
-NODE_BITS = 33
-NODE_MASK = 0xFFFFFFFF
-LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
-LOWEST_SCORE = LOWEST >> NODE_BITS
+WALKS = 2  # at once: more were no faster
+
 Stop: TypeAlias = tuple[int, int, float, int, int]
+"""When a walk ends before all that are kept have been expanded: rank, shortlist, slack,
+wanted, guard. See `horizon`; or when so many nodes that may be answers have been. Rank,
+guard and shortlist, how many are wanted at least, are at most `ef`. A negative slack
+never ends a walk, nor does the lowest floor."""
+
 Walkers: TypeAlias = tuple[Array, ...]
-# The arrays of some walks, the last three being scratch.
-QUERIES, OFFSETS, TOPS, FLOORS, POOLS, STATE, NEAR = range(7)
-KEYS_OF_STEP, SCORES_OF_STEP = 7, 8
+"""Arrays of some walks, a row each: codes of the queries, (b, w) int8; their
+`code_offset`s, int32; the scores that distances fall from, float64; the floors, int64:
+a node below is not kept, unless among the best `guard` to be expanded; pools, (b, ≥ ef
++ ROOM) int64; states; nodes to score now and next, (b, 2, g + 3) int32. The last two
+are scratch of one step, g + 3 keys and scores."""
+QUERIES, OFFSETS, TOPS, FLOORS, POOLS, STATE, NEAR, KEYS, SCORES = range(9)
+
 # What a walk is at: places of its row in the states.
 SIZE, AT, SCORED, WAITING, SIDE, PASSED, EPOCH, ENDED = range(8)
 STATES = 8
-WALKS = 2  # at once
-AHEAD = 8  # nodes of a list whose codes are on their way
-ROOM = 1 + KEYS  # places of a pool beside those that are kept: a sentinel, a margin
-
-
-@kernel
-def best_entry(
-    query: Array, offset: np.int32, entry_codes: Array
-) -> tuple[int, np.int32]:
-    """Return the position and the score of the best entry node, by scanning them all.
-
-    Descending from one entry point instead loses tight clusters.
-    """
-    best, top, scores = 0, np.int32(-2147483648), np.empty(FOUR, np.int32)
-    whole = len(entry_codes) // FOUR * FOUR
-    for first in range(0, whole, FOUR):
-        score_next(query, entry_codes, first, offset, scores)
-        for i in range(FOUR):
-            if scores[i] > top:
-                best, top = first + i, scores[i]
-    for i in range(whole, len(entry_codes)):
-        score = score_code(query, entry_codes[i], offset)
-        if score > top:
-            best, top = i, score
-    return best, top
-
-
-@inlined
-def clear(pool: Array, limit: int) -> None:
-    """Make an empty pool: nothing is above the sentinel, everything above the rest."""
-    pool[0] = HIGHEST
-    for i in range(1, limit + ROOM):
-        pool[i] = LOWEST
-
-
-@inlined
-def insert(pool: Array, size: int, limit: int, key: np.int64) -> int:
-    """Insert `key` into a pool that holds `size` keys, descending; return its place.
-
-    Parameters
-    ----------
-    pool : (limit + ROOM,) int64
-        A sentinel, then the keys; made by `clear`. What falls off the end is lost.
-    key : int64
-        Above ``pool[limit]``.
-
-    Returns
-    -------
-    int
-        How many keys are above it. The pool now holds ``min(size + 1, limit)``.
-    """
-    at = 1 + min(size, limit - 1) // KEYS * KEYS
-    stay: int = shift_in(pool, at, key)
-    while stay == 0 and at > 1:
-        at -= KEYS
-        stay = shift_in(pool, at, key)
-    return at - 1 + stay
 
 
 @inlined
@@ -115,12 +73,6 @@ def unseen_links(
     for i in range(m, -(-m // FOUR) * FOUR):
         near[i] = near[m - 1]
     return m
-
-
-@inlined
-def under(score: np.int64) -> np.int64:
-    """Return a key below those of all nodes of a score, above those of lower scores."""
-    return (max(score, np.int64(LOWEST_SCORE + 1)) << NODE_BITS) - 1
 
 
 @inlined
@@ -257,8 +209,8 @@ def step(
         pool,
         size,
         ef,
-        walkers[KEYS_OF_STEP],
-        walkers[SCORES_OF_STEP],
+        walkers[KEYS],
+        walkers[SCORES],
     )
     # What was kept before the horizon came so near makes the list long to sort into.
     while size > stop[1] and pool[size] <= under(far) and len(passing) == 0:
@@ -282,10 +234,32 @@ def walk(
     stop: Stop,
     visited: Array,
 ) -> None:
-    """Walk the graph best first for several queries, keeping the best `ef` nodes each.
+    """Walk the graph for the first `count` of some queries, keep the best `ef` nodes.
 
-    Each walk takes a step in turn: what it then waits for comes from memory while the
-    others take theirs.
+    Each walk takes a step in turn. While the codes around one node are on their way,
+    those around the node before it are scored: the next node to expand is the best of
+    what was known one step ago. A walk alone and among others finds the same.
+
+    Parameters
+    ----------
+    walkers : see `Walkers`
+        Begun. Each pool comes out with as many nodes as its state says, best first,
+        beside how many were scored.
+    codes : (n, w) int8
+    neighbours : (n, g) int32, −1 ends a list
+    passing : (n,) uint8
+        1 for a node that may be an answer; the walk passes through the others too.
+        Empty: all may.
+    ef : int
+        Length of the list: HNSW's ``ef_search``.
+    stop : see `Stop`
+    visited : (b, ≥ n) uint8
+        Equal to a walk's epoch where it has seen a node.
+
+    References
+    ----------
+    Malkov & Yashunin 2018, arXiv:1603.09320, algorithm 2; the end by distance:
+    Al-Jazzazi et al. 2025, arXiv:2505.15636.
     """
     going = count
     while going > 0:
@@ -300,105 +274,3 @@ def walk(
         pool, state = walkers[POOLS][i], walkers[STATE][i]
         while state[SIZE] > 0 and pool[state[SIZE]] <= under(walkers[FLOORS][i]):
             state[SIZE] -= 1
-
-
-@kernel
-def keep_passing(pool: Array, size: int, passing: Array, limit: int) -> int:
-    """Leave only nodes that may be answers in the pool, the best `limit` of them.
-
-    Returns how many are left.
-    """
-    if len(passing) == 0:
-        return min(size, limit)
-    left = 0
-    for i in range(1, size + 1):
-        if left < limit and passing[(pool[i] >> 1) & NODE_MASK]:
-            left += 1
-            pool[left] = pool[i]
-    return left
-
-
-@kernel
-def scan(
-    query: Array,
-    offset: np.int32,
-    codes: Array,
-    passing: Array,
-    limit: int,
-    floor: np.int64,
-    pool: Array,
-) -> int:
-    """Score every code and keep the best `limit`: the walk of an index without a graph.
-
-    Parameters
-    ----------
-    query : (w,) int8
-    offset : int32
-        The query's `code_offset`.
-    codes : (n, w) int8
-    passing : (n,) uint8
-        1 for a node that may be an answer. Empty: all may.
-    limit : int
-    floor : int64
-        A lower score is of no use.
-    pool : (≥ limit + ROOM,) int64, out
-        The kept nodes from place 1 on, best first, as packed keys.
-
-    Returns
-    -------
-    int
-        Nodes in `pool`.
-    """
-    size, bound, scores = 0, under(floor), np.empty(FOUR, np.int32)
-    for first in range(0, len(codes), FOUR):
-        m = min(FOUR, len(codes) - first)
-        if m == FOUR:
-            score_next(query, codes, first, offset, scores)
-            top = max(max(scores[0], scores[1]), max(scores[2], scores[3]))
-            if top < bound >> NODE_BITS:
-                continue
-        for i in range(m):
-            node = first + i
-            if m < FOUR:
-                scores[i] = score_code(query, codes[node], offset)
-            key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(node) << 1)
-            if key > bound and (len(passing) == 0 or passing[node]):
-                if size == 0:  # of most small segments, nothing is above the floor
-                    clear(pool, limit)
-                insert(pool, size, limit, key)
-                size = min(size + 1, limit)
-                bound = max(bound, pool[limit])
-    return size
-
-
-@kernel
-def scan_listed(
-    query: Array,
-    offset: np.int32,
-    codes: Array,
-    listed: Array,
-    limit: int,
-    floor: np.int64,
-    pool: Array,
-) -> int:
-    """Do as `scan` over the nodes `listed`, (m,) int32, increasing.
-
-    Codes are asked for some nodes ahead: they do not follow each other.
-    """
-    clear(pool, limit)
-    size, n, width, lowest = 0, len(codes), codes.shape[1], under(floor)
-    near, scores = np.empty(FOUR, np.int32), np.empty(FOUR, np.int32)
-    for first in range(0, len(listed), FOUR):
-        m = min(FOUR, len(listed) - first)
-        for i in range(FOUR):
-            ahead = listed[min(first + i + AHEAD, len(listed) - 1)]
-            for byte in range(0, width, LINE_BYTES):
-                prefetch(codes, ahead, byte)
-            near[i] = min(max(listed[first + min(i, m - 1)], 0), n - 1)
-        score_listed(query, codes, near, 0, offset, scores)
-        for i in range(m):
-            key = (np.int64(scores[i]) << NODE_BITS) | (np.int64(near[i]) << 1)
-            if key > max(pool[limit], lowest) and near[i] == listed[first + i]:
-                insert(pool, size, limit, key)
-                size = min(size + 1, limit)
-    return size
