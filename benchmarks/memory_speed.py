@@ -20,7 +20,8 @@ import numpy as np
 
 from funnel.kernels.codes import code_offset
 from funnel.kernels.jit import LINE_BYTES, prefetch_far
-from funnel.kernels.walk import LOWEST_SCORE, ROOM, scan
+from funnel.kernels.pool import LOWEST_SCORE, ROOM
+from funnel.kernels.sweep import scan
 
 WORDS = LINE_BYTES // 8  # of 8 bytes, in a line
 PASSES = 5
