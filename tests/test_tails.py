@@ -146,6 +146,17 @@ def test_tails__what_a_walk_lost_is_found_by_the_change_that_is_told(
     assert told_of > 10
 
 
+def test_tails__alone_do_not_make_a_query_that_a_walk_can_see(
+    index: FunnelIndex,
+) -> None:
+    axes = index._open.axes.astype(np.float64)
+    query = QUERIES[0] - axes[:HEAD].T @ (axes[:HEAD] @ QUERIES[0])
+    assert np.linalg.norm(axes[HEAD:] @ query) > 0.1
+    found = index.search(query, k=K, shortlist=20)
+    assert found.ids.tolist() == exact(ROWS, query, index.metric)
+    assert [step.name for step in index.explain(query, shortlist=20).steps] == ["scan"]
+
+
 @pytest.mark.parametrize("share", [0.01, 0.5])
 def test_tails__filters_pass_what_they_should(index: FunnelIndex, share: float) -> None:
     passing = np.flatnonzero(np.random.default_rng(3).random(N) < share)

@@ -149,11 +149,11 @@ def uncut(plan: Plan) -> Plan:
 
 
 def is_blind(snapshot: Snapshot, query: Floats) -> bool:
-    """Tell whether the projection says nothing of a query: it is scanned exactly."""
+    """Tell whether a walk would see nothing of a query: it is scanned exactly."""
     m, wanted = snapshot.manifest, query[0].astype(np.float64)
-    short = wanted[: m.code_dim]
+    short = wanted[: m.walk_dim]
     if m.projection == "pca":
-        short = snapshot.axes[: m.code_dim] @ wanted
+        short = snapshot.axes[: m.walk_dim] @ wanted
     return bool(np.linalg.norm(short) <= LOOSE * np.linalg.norm(wanted))
 
 

@@ -60,6 +60,7 @@ def prepare_some(
     axes: tuple[Array, Array, Array],
     by_norm: bool,
     closely: bool,
+    head: int,
     queries: Array,
     projected: Array,
     factors: Array,
@@ -73,6 +74,8 @@ def prepare_some(
     axes : see `search_many`
     closely : bool
         Project over the axes themselves, not over their codes.
+    head : int
+        How many of the coordinates a walk scores, at least.
     projected : (b, p) float32, out
     factors : (b,) float32, out
     coded : codes, scales, offsets of the queries, scratch
@@ -95,7 +98,7 @@ def prepare_some(
     width = projected.shape[1]
     project_codes(some, scales, offsets, tiles, units, projected)
     for i in range(len(raw)):
-        if norm(projected[i]) < FAINT:
+        if norm(projected[i, :head]) < FAINT:
             project(queries[i : i + 1], floats[:width], projected[i : i + 1])
 
 
@@ -139,7 +142,7 @@ def search_many(
     Returns
     -------
     blind, short : int
-        Queries that the projection says nothing of, so that no code can rank for them:
+        Queries of which a walk would see nothing, so that no code can rank for them:
         their first row is `BLIND`. Those whose budget ended before their last stage.
     """
     table, (out_rows, out_scores, trace) = memory[0], out
@@ -178,13 +181,15 @@ def search_many(
             axes,
             knobs[BY_NORM] != 0,
             knobs[CERTIFIED] != 0,
+            knobs[CODE_BYTES],
             ready[:b],
             projected[:b],
             factors,
             whole,
         )
         for i in range(b):
-            lost = norm(projected[i]) < LOOSE and len(plan[0]) > 0
+            walked = projected[i, : knobs[CODE_BYTES]]
+            lost = norm(walked) < LOOSE and len(plan[0]) > 0
             counts[i] = -1 if lost else 0
         gather(
             projected[:b], coded, table, knobs, scales, walkers, visited, candidates,
