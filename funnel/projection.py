@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from funnel.kernels.codes import is_head
 from funnel.kernels.types import Floats, Rows
 from funnel.vectors import unit
 
@@ -288,8 +289,9 @@ def with_tail(needed: Mapping[int, int], head: int, full_dim: int) -> int:
     best, least = head, float(needed.get(head, 0) * full_dim)
     for width, count in needed.items():
         spent = TAILED * count * (width - head) / 2 + full_dim * (width - head) / 32
-        if width > head and head % 64 == 0 and count * full_dim + spent < WORTH * least:
-            best, least = width, count * full_dim + spent
+        cost = count * full_dim + spent
+        if width > head and is_head(head, width) and cost < WORTH * least:
+            best, least = width, cost
     return best
 
 

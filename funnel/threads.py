@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from funnel.errors import ClosedError
+from funnel.kernels.knobs import TOGETHER
 
 LAST = 64  # the part of a thread's share that the last pieces of a batch are
-TOGETHER = 4  # queries that kernels take at once: pieces are of so many
 
 
 def cpu_count() -> int:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.errors import ClosedError
-from funnel.threads import LAST, TOGETHER, Threads, pieces
+from funnel.kernels.knobs import TOGETHER
+from funnel.threads import LAST, Threads, pieces
 
 
 @given(st.integers(1, 20_000), st.integers(2, 64))

@@ -88,9 +88,7 @@ def _choose(ingest: Ingest, options: Options, progress: Progress) -> Projection:
             options.seed,
         )
         if options.builder == "numba":  # whose graphs are over what a walk scores
-            walked = projection.walk_dim
-            if options.graph_dim and options.code_dim:
-                walked = options.graph_dim
+            walked = options.graph_dim or projection.walk_dim
             projection = replace(projection, graph_dim=walked, walk_dim=walked)
         advance(1)
     return projection

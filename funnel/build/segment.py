@@ -113,14 +113,11 @@ class SegmentBuilder:
                     tails.append(quantise_rows(rest, code_unit, tails.width))
                 advance(stop - start)
             at.files["norms"] = norms.finish()
-            if codes.rows:
-                at.files["codes"] = codes.finish()
-            else:
-                codes.path.unlink()
-            if tails is not None and tails.rows:
-                at.files["tails"] = tails.finish()
-            elif tails is not None:
-                tails.path.unlink()
+            for role, writer in (("codes", codes), ("tails", tails)):
+                if writer is not None and writer.rows:
+                    at.files[role] = writer.finish()
+                elif writer is not None:
+                    writer.path.unlink()
         return code_unit, loose
 
     def _write_nodes(self, first: Rows, node_rows: Rows, loose: Rows) -> None:

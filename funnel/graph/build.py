@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.errors import BuilderMissingError, InvalidArgumentError, check_choice
-from funnel.kernels.jit import LINE_BYTES
+from funnel.kernels.codes import is_head
 from funnel.kernels.types import Floats
 
 BUILDERS = ("auto", "hnswlib", "faiss", "numba")
@@ -46,9 +46,9 @@ def is_over_codes(graph_dim: int | None, code_dim: int | None) -> bool:
 
     That is whole codes, or their first dims in lines of 64; the rest is their tail.
     """
-    if graph_dim is None or graph_dim == code_dim:
+    if graph_dim is None:
         return True
-    return code_dim is not None and graph_dim < code_dim and graph_dim % LINE_BYTES == 0
+    return code_dim is not None and is_head(graph_dim, code_dim)
 
 
 def choose_builder(builder: str, over_codes: bool = True) -> str:

@@ -20,6 +20,11 @@ def code_width(dim: int) -> int:
     return -(-dim // LINE_BYTES) * LINE_BYTES
 
 
+def is_head(dim: int, code_dim: int) -> bool:
+    """Tell whether a walk may score the first `dim` of a code's dims: lines, or all."""
+    return dim == code_dim or (dim < code_dim and dim % LINE_BYTES == 0)
+
+
 def rows_as_codes(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     """Return (n, d) rows as (n, w) int8, each with a unit of its own, and the units."""
     codes = np.zeros((len(rows), code_width(rows.shape[1])), np.int8)

@@ -27,6 +27,7 @@ from funnel.kernels.knobs import (
     ROWS_IN,
     ROWS_KEPT,
     TICKS,
+    TOGETHER,
     WIDTH,
 )
 from funnel.kernels.query import norm, project, project_codes
@@ -38,7 +39,6 @@ from funnel.kernels.types import Array
 from funnel.kernels.walk import new_walkers
 
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
-TOGETHER = 4  # queries: so many and an axis fit the nearest cache
 
 
 @kernel

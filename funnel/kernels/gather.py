@@ -98,12 +98,18 @@ def code_query(projected: Array, coded: Coded, knobs: Array, i: int) -> None:
 
 
 @kernel
+def scale_of(unit: float, below: float) -> float:
+    """Return what integer scores are multiplied by: the unit over the divisor."""
+    return unit / below if below > 0 else 0.0
+
+
+@kernel
 def send_out(
     coded: Coded, i: int, unit: float, head: int, walkers: Walkers, at: int
 ) -> None:
     """Tell a walker of the i-th query. A code of 1 stands for `unit`."""
     codes, offsets, below, shares, worst = coded
-    scale, floor = unit / below[i] if below[i] > 0 else 0.0, np.int64(LOWEST_SCORE)
+    scale, floor = scale_of(unit, below[i]), np.int64(LOWEST_SCORE)
     if scale > 0 and worst[i] > -np.inf:
         floor = np.int64(np.floor(worst[i] / scale))
     walkers[QUERIES][at], walkers[OFFSETS][at] = codes[i, :head], offsets[i]
@@ -134,7 +140,7 @@ def collect(
     spent[i] += seen * head + (size if tail else 0) * tail
     record[ROWS_IN] += seen
     record[DIMS_READ] += seen * min(knobs[WIDTH], head)
-    scale = np.float32(unit / below[i] if below[i] > 0 else 0.0)
+    scale = np.float32(scale_of(unit, below[i]))
     if tail:
         record[DIMS_READ] += size * (knobs[WIDTH] - head)
         if size == found(knobs):  # as many are as good: what is worse is of no use

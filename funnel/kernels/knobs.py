@@ -13,6 +13,7 @@ CERTIFIED, CODE_COLUMN, MAX_BYTES, MAX_TICKS, TAIL_BYTES = range(10, 15)
 KNOBS = 15
 # Places in `scales`.
 SLACK, CODE_UNITS = 0, 1
+TOGETHER = 4  # queries that are prepared at once: so many and an axis fit a cache
 # What stands for the first row of a query that the projection says nothing of.
 BLIND = -2
 LOOSE = 1e-6  # share of a norm: a projection that holds less says nothing

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from funnel.kernels.codes import code_width
+from funnel.kernels.codes import code_width, is_head
 from funnel.store.manifest import Manifest, Segment
 from funnel.store.matrix import BODY_OFFSET, FileEntry
 from funnel.store.tuned import Tuned
@@ -59,7 +59,7 @@ def _value_problems(m: Manifest) -> Iterator[str]:
         yield "a dim is not a positive number"
     elif max(counts) > m.full_dim or m.dims[-1] != m.full_dim:
         yield "dims do not end at full_dim"
-    elif m.walk_dim != m.code_dim and (m.walk_dim > m.code_dim or m.walk_dim % 64):
+    elif not is_head(m.walk_dim, m.code_dim):
         yield "walk_dim is no part of code_dim in whole lines"
     elif m.norm_dims[-1] != m.full_dim or list(m.norm_dims) != sorted(m.norm_dims):
         yield "norm_dims do not end at full_dim"

@@ -97,8 +97,7 @@ class SegmentFiles:
                   t.LOOSE, t.NORMS, t.TAILS, *range(t.BLOCKS, len(row)))  # fmt: skip
         arrays = (self.codes, self.neighbours, self.entries, self.entry_codes,
                   self.node_starts, self.node_rows, self.loose, self.norms,
-                  self.tails,
-                  *self.blocks)  # fmt: skip
+                  self.tails, *self.blocks)  # fmt: skip
         for place, array in zip(places, arrays, strict=True):
             row[place] = array.ctypes.data
         row[t.FIRST_ID] = self.segment.first_id
