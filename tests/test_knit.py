@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import naive
 import numpy as np
@@ -13,6 +17,7 @@ from test_kernels import drawn_codes, frozen, laws, seeds, size
 
 from funnel.graph import cells as c
 from funnel.graph import knit as k
+from funnel.graph import spill
 from funnel.graph.adjacency import ENTRIES, choose_entries, link_unreachable, rooted
 from funnel.kernels import cells as near
 from funnel.kernels import tiles as t
@@ -20,6 +25,7 @@ from funnel.kernels.codes import code_offset
 from funnel.kernels.jit import kernel
 
 LOWEST = -(1 << 31)
+HERE = Path(tempfile.gettempdir())  # few tiles: nothing is put there
 
 
 @kernel
@@ -47,7 +53,7 @@ def looked_at(scores, bound):
 
 def parted(codes, seed=0, threads=1):
     with ThreadPoolExecutor(threads) as pool:
-        return c.part(frozen(codes), seed=seed, pool=pool)
+        return c.part(frozen(codes), seed=seed, pool=pool, folder=HERE)
 
 
 def rows_of(tiles, width):
@@ -93,6 +99,52 @@ def test_tiles__are_scored_as_plain_products(seed, dim, group):
             assert (int(mask) >> (16 * i + lane)) & 1 == int(found >= bounds[query])
     assert (scores[:5] == 7).all()
     assert (scores[5 + 30 * group :] == 7).all()
+
+
+def test_lay_out__gives_the_same_tiles_from_a_file(tmp_path, monkeypatch):
+    codes = frozen(drawn_codes(0, size(3000, 50), 64))
+    members = np.random.default_rng(0).permutation(len(codes) + 8).astype(np.int32) - 8
+    members = np.concatenate([members, np.full(-len(members) % 16, -1, np.int32)])
+    held = spill.lay_out(codes, members, tmp_path)
+    monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(spill, "PIECE", 7)
+    spilled = spill.lay_out(codes, members, tmp_path)
+    np.testing.assert_array_equal(spilled, held)
+    assert not held.flags.writeable
+    assert not spilled.flags.writeable
+    assert not list(tmp_path.iterdir())
+
+
+def test_lay_out__says_that_the_disk_is_full(tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, **_):
+            self.closed = False
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.closed = True
+
+        def write(self, _):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(spill.tempfile, "TemporaryFile", Full)
+    codes = frozen(drawn_codes(0, 16, 8))
+    with pytest.raises(OSError, match="No space"):
+        spill.lay_out(codes, np.arange(16, dtype=np.int32), tmp_path)
+
+
+def test_knit_graph__is_the_same_by_tiles_in_a_file(tmp_path, monkeypatch):
+    codes = frozen(drawn_codes(0, size(3000, 50), 64))
+    given = {"M": 8, "ef_construction": 40, "seed": 1, "threads": 2}
+    given |= {"folder": tmp_path, "advance": lambda _: None}
+    held = k.knit_graph(codes, **given)
+    monkeypatch.setattr(spill, "IN_MEMORY_BYTES", 0)
+    spilled = k.knit_graph(codes, **given)
+    np.testing.assert_array_equal(spilled.neighbours, held.neighbours)
+    assert not list(tmp_path.iterdir())
 
 
 @laws
@@ -227,7 +279,7 @@ def test_knit_graph__equals_the_naive_one(seed, drawn, n, threads):
     patch.setattr(k, "FAR", 2)
     graph = k.knit_graph(
         frozen(codes), M=3, ef_construction=9, seed=seed, threads=threads,
-        advance=told.append,
+        folder=HERE, advance=told.append,
     )  # fmt: skip
     order = np.random.default_rng(seed).permutation(n)
     expected = naive.knit(*naive_cells(codes, seed), 3, 6, 3)
@@ -250,7 +302,7 @@ def test_knit_graph__does_not_depend_on_threads():
     codes = frozen(drawn_codes(0, size(3000, 50), 64))
     one, two = (
         k.knit_graph(
-            codes, M=8, ef_construction=40, seed=1, threads=threads,
+            codes, M=8, ef_construction=40, seed=1, threads=threads, folder=HERE,
             advance=lambda _: None,
         )
         for threads in (1, 2)
@@ -265,7 +317,7 @@ def test_knit_graph__leads_from_one_tight_cluster_to_another():
     codes = middles[rng.integers(0, len(middles), n)] + rng.integers(-1, 2, (n, 64))
     graph = k.knit_graph(
         frozen(codes.astype(np.int8)), M=8, ef_construction=64, seed=0, threads=1,
-        advance=lambda _: None,
+        folder=HERE, advance=lambda _: None,
     )  # fmt: skip
     entries = choose_entries(graph)
     assert len(rooted(graph.neighbours, entries)) == len(entries)

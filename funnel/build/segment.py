@@ -161,7 +161,9 @@ class SegmentBuilder:
         """Return a graph; under inner product of uneven rows, two halves in one."""
         o = self._options
         own = o.builder == "numba"
-        make = partial(self._over_codes, knit_graph) if own else self._built
+        folder = self._ingest.path("codes").parent
+        knit = partial(knit_graph, folder=folder)
+        make = partial(self._over_codes, knit) if own else self._built
         if o.metric != "ip" or o.M < 2 or not are_uneven(self._ingest.sample.norms):
             return make(node_rows, o.M)
         # The nearest of rows of uneven length are not those of their direction: cells

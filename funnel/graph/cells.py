@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from funnel.graph.spill import lay_out
 from funnel.kernels.cluster import add_members, assign
 from funnel.kernels.tiles import LANES, tiles_of
 
@@ -55,7 +57,7 @@ def count_of(n: int) -> int:
     return max(1, round(SHARE * math.sqrt(n) / LANES)) * LANES
 
 
-def part(codes: Int8s, *, seed: int, pool: ThreadPoolExecutor) -> Parted:
+def part(codes: Int8s, *, seed: int, pool: ThreadPoolExecutor, folder: Path) -> Parted:
     """Part codes into cells.
 
     Parameters
@@ -66,6 +68,8 @@ def part(codes: Int8s, *, seed: int, pool: ThreadPoolExecutor) -> Parted:
         Draws the sample and the first centres. Equal seeds give equal cells, whatever
         the number of threads.
     pool : ThreadPoolExecutor
+    folder : Path
+        Takes tiles that are many, in a file without a name.
 
     References
     ----------
@@ -81,7 +85,7 @@ def part(codes: Int8s, *, seed: int, pool: ThreadPoolExecutor) -> Parted:
         fit.improve(sample)
     cells, best = fit.assign(np.arange(n, dtype=np.int32))
     starts, members = _places(cells, count)
-    tiles = tiles_of(codes, members)
+    tiles = lay_out(codes, members, folder)
     return Parted(fit.centres, starts, tiles, members, _middles(cells, best, count))
 
 

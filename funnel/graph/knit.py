@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from funnel.graph.adjacency import ENTRIES, count_links
 from funnel.graph.build import Links
-from funnel.graph.cells import part
+from funnel.graph.cells import Parted, part
 from funnel.kernels.grow import code_offsets, link_back
 from funnel.kernels.knit import (
     count_sources,
@@ -43,6 +45,7 @@ def knit_graph(
     ef_construction: int,
     seed: int,
     threads: int,
+    folder: Path,
     advance: Callable[[int], None],
 ) -> Links:
     """Build a graph by inner product over codes of about equal length.
@@ -58,6 +61,8 @@ def knit_graph(
         Draws the cells' first centres, and the entries. Equal seeds give equal graphs,
         whatever the number of threads.
     threads : int
+    folder : Path
+        Takes what is not held in memory while the graph is built.
     advance : callable
         Told how many nodes were linked.
 
@@ -78,7 +83,10 @@ def knit_graph(
     offsets = np.empty(n, np.int32)
     code_offsets(codes, offsets)
     with ThreadPoolExecutor(threads) as pool:
-        _choose_links(codes, offsets, seed, M, limit, links, pool, advance)
+        cells_of = partial(part, seed=seed, pool=pool, folder=folder)
+        cells = cells_of(codes)
+        _choose_links(codes, offsets, cells, M, limit, links, pool, advance)
+        del cells  # its tiles are as large as the codes
         _turn_back(codes, offsets, M, links, pool)
         degrees, added = np.zeros(n, np.int32), np.zeros(n, np.int32)
         count_links(links, degrees)
@@ -87,7 +95,8 @@ def knit_graph(
             nodes = order[:count]
             found = np.full((count, FAR), -1, np.int32)
             some = codes[nodes], offsets[nodes]
-            _choose_links(*some, seed, FAR, limit, found, pool, lambda done: None)
+            cells = cells_of(some[0])
+            _choose_links(*some, cells, FAR, limit, found, pool, lambda done: None)
             weave(nodes, found, links, added)
     levels = np.zeros(n, np.int32)
     levels[order[:ENTRIES]] = 1
@@ -103,11 +112,10 @@ def samples(n: int) -> Iterator[int]:
 
 
 def _choose_links(
-    codes: Int8s, offsets: Int32s, seed: int, M: int, limit: int, links: Int32s,
-    pool: ThreadPoolExecutor, advance: Callable[[int], None],
+    codes: Int8s, offsets: Int32s, cells: Parted, M: int, limit: int,
+    links: Int32s, pool: ThreadPoolExecutor, advance: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Write the links that each node chooses to the first `M` places of its list."""
-    cells = part(codes, seed=seed, pool=pool)
     # In the order of the cells: nodes that come together probe the same ones.
     order = cells.members[cells.members >= 0]
     arrays = cells.centres, cells.starts, cells.tiles, cells.members
