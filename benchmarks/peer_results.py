@@ -27,14 +27,23 @@ CLEARLY = 0.97
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one data set: ours, and one a peer and number of threads."""
+    """The files of one data set on one machine: ours, and one a peer and threads.
+
+    Parameters
+    ----------
+    ours, peers : dict, list of dict
+        Their `dataset` is the folder's name: on a second machine that says which.
+    data : str
+        Name of the data set alone.
+    """
 
     ours: Record
     peers: list[Record]
+    data: str
 
     @property
     def dataset(self) -> str:
-        """Name of the data set."""
+        """Name of the data set, and of the machine if it is not the first."""
         return self.ours["dataset"]
 
     def measured(self, threads: int | None = None) -> Iterator[Record]:
@@ -59,9 +68,12 @@ class Files:
 
 
 def read_folder(folder: Path) -> Files:
-    """Read the files of a data set."""
+    """Read the files of a data set on one machine."""
+    ours = read_json(folder / "funnel.json")
     peers = [read_json(path) for path in sorted(folder.glob("*-t*.json"))]
-    return Files(read_json(folder / "funnel.json"), peers)
+    data = ours["dataset"]
+    name = {"dataset": folder.name if folder.name.startswith(f"{data}-") else data}
+    return Files(ours | name, [one | name for one in peers], data)
 
 
 def points(record: Record, mode: str, side: str, run: str | None = None) -> list[Point]:

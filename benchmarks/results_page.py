@@ -65,7 +65,10 @@ def page(
             f"An earlier page, of another source and other peers: [{name}]({name}).\n"
             for name in earlier
         ),
-        *(section(files, shown) for files, shown in zip(sets, figures, strict=True)),
+        *(
+            section(files, shown, absent(files, sets))
+            for files, shown in zip(sets, figures, strict=True)
+        ),
         *filter(None, costs),
     ]
     return "\n".join(parts)
@@ -112,17 +115,24 @@ def verdict_section(
     return f"**{title}:**\n\n" + "\n".join(lines) + "\n"
 
 
-def section(files: Files, figures: Sequence[str]) -> str:
-    """Return one data set: machine, tables, figures, what was left out."""
+def absent(files: Files, sets: Sequence[Files]) -> list[str]:
+    """Return the peers that no machine has measured on the data of `files`."""
+    known = {
+        one["peer"] for other in sets if other.data == files.data for one in other.peers
+    }
+    return [peer for peer in PEERS if peer not in known]
+
+
+def section(files: Files, figures: Sequence[str], missing: Sequence[str]) -> str:
+    """Return one data set on one machine: tables, figures, what was left out."""
     lines = [f"## {files.dataset}\n", *machine_lines(files), ""]
     lines += [to_markdown(table) for table in tables(files)]
     lines += [f"![{Path(path).stem}]({path})\n" for path in figures]
     for peer, reason in files.left_out().items():
         lines.append(f"- Left out: `{peer}` ({reason}).")
-    known = {one["peer"] for one in files.peers}
-    absent = ", ".join(f"`{peer}`" for peer in PEERS if peer not in known)
-    if absent:
-        lines.append(f"- Not measured yet: {absent}.")
+    if missing:
+        told = ", ".join(f"`{peer}`" for peer in missing)
+        lines.append(f"- Not measured yet: {told}.")
     return "\n".join(lines) + "\n"
 
 

@@ -216,6 +216,12 @@ def _other_arguments(group: Any) -> None:
         "--peers results/peers, for a folder a data set",
     )
     group.add_argument(
+        "--machine",
+        metavar="NAME",
+        help="a short name of this machine, for --peers on a second one: the folder "
+        "becomes <data set>-NAME, and so does the section of the page",
+    )
+    group.add_argument(
         "--cache",
         type=Path,
         default=ROOT / "data",
@@ -329,7 +335,8 @@ def measure_peers(args: argparse.Namespace) -> None:
     )
     given = {"spec": args.dataset, "cache": str(args.cache.resolve())}
     given |= {name: getattr(args, name) for name in ("n", "dim", "queries", "dims")}
-    folder = (args.out or Path("results") / "peers") / data.name
+    name = f"{data.name}-{args.machine}" if args.machine else data.name
+    folder = (args.out or Path("results") / "peers") / name
     PeerRun(workload, given, plan, folder, say).run(args.systems or PEERS)
     show(read_folder(folder))
     print(f"\nwritten to {folder}/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -365,6 +366,24 @@ def test_page__begins_with_what_is_lost_and_why(tiny_run, tmp_path):
         str(tmp_path) not in path.read_text()
         for path in (tmp_path / "kept").glob("*/*.json")
     )
+
+
+def test_page__keeps_machines_apart(tiny_run):
+    tiny_run.run(["hnswlib"])
+    second = tiny_run.folder.with_name("tiny-second")
+    shutil.copytree(tiny_run.folder, second)
+    tiny_run.run(["diy"])
+    sets = [read_folder(tiny_run.folder), read_folder(second)]
+    assert [(one.dataset, one.data) for one in sets] == [
+        ("tiny", "tiny"),
+        ("tiny-second", "tiny"),
+    ]
+    assert {one["dataset"] for one in sets[1].peers} == {"tiny-second"}
+    assert "diy" not in results_page.absent(sets[1], sets)
+    assert "diy" in results_page.absent(sets[1], sets[1:])
+    said = results_page.page(sets, [[], []], {})
+    assert "## tiny\n" in said
+    assert "## tiny-second\n" in said
 
 
 def test_tables__name_the_peer_that_is_ahead_first(tiny_run):
