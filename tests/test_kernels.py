@@ -748,11 +748,12 @@ def four_listed(query, codes, nodes, at, offset, scores):
     fours.score_listed(query, codes, nodes, at, offset, scores)
 
 
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["any", "highest", "lowest"])
 @pytest.mark.parametrize("dim", [*DIMS, 192, 4096])
-def test_score_four__equals_one_by_one(dim):
+def test_score_four__equals_one_by_one(dim, which):
     codes = drawn_codes(dim, 9, dim)
     codes[1], codes[2] = 127, -127
-    query, scores = codes[0].copy(), np.full(16, CANARY, np.int32)
+    query, scores = codes[which].copy(), np.full(16, CANARY, np.int32)
     expected = [naive.code_score(query, code) for code in codes]
     offset = c.code_offset(query)
     for node in range(6):

@@ -23,6 +23,7 @@ from funnel.kernels import cells as near
 from funnel.kernels import tiles as t
 from funnel.kernels.codes import code_offset
 from funnel.kernels.jit import kernel
+from funnel.kernels.lanes import SHIFT
 
 LOWEST = -(1 << 31)
 HERE = Path(tempfile.gettempdir())  # few tiles: nothing is put there
@@ -59,7 +60,7 @@ def parted(codes, seed=0, threads=1):
 def rows_of(tiles, width):
     """Return the codes that tiles hold, in the order of their places."""
     laid = tiles.reshape(-1, width // 4, 16, 4).transpose(0, 2, 1, 3)
-    return (laid.reshape(-1, width).astype(int) - 128).astype(np.int8)
+    return (laid.reshape(-1, width).astype(int) - SHIFT).astype(np.int8)
 
 
 def cell_of_nodes(found, n):
@@ -83,6 +84,7 @@ def naive_cells(codes, seed):
 def test_tiles__are_scored_as_plain_products(seed, dim, group):
     rng = np.random.default_rng(seed)
     codes, queries = drawn_codes(seed, 40, dim), drawn_codes(seed + 1, 9, dim)
+    codes[:8], codes[8:12], queries[:2], queries[2] = 127, -127, -127, 127
     members = rng.permutation(48).astype(np.int32) - 8  # eight places of none
     tiles = np.empty((3, 16 * codes.shape[1]), np.uint8)
     t.lay_tiles(frozen(codes), frozen(np.maximum(members, -1)), tiles)
@@ -90,7 +92,7 @@ def test_tiles__are_scored_as_plain_products(seed, dim, group):
     bounds = rng.integers(-20_000, 20_000, 9).astype(np.int32)
     scores, width = np.full(300, 7, np.int32), codes.shape[1]
     mask = scored(group, queries, who, 2, bounds, tiles, 1, scores, width, 5, 30)
-    shifted = [naive.code_score(q, np.full(width, 128)) for q in queries.astype(int)]
+    shifted = [naive.code_score(q, np.full(width, SHIFT)) for q in queries.astype(int)]
     for i, query in enumerate(who[2 : 2 + group]):
         for lane, node in enumerate(members[16:32]):
             found = scores[5 + 30 * i + lane]

@@ -2,8 +2,8 @@
 
 Four sums across the lanes of a vector take little longer than one when they are made
 together. Written as LLVM's own vectors: where the CPU has AVX-512 VNNI, one instruction
-a line, elsewhere what `kernels/lanes.py` does, code by code. Each function has a
-Python twin. Called by `kernels/walk.py`, `kernels/grow.py` and `kernels/query.py`.
+a line, with AVX2 a few, elsewhere code by code (`kernels/lanes.py`). Each function has
+a Python twin. Called by `kernels/walk.py`, `kernels/grow.py` and `kernels/query.py`.
 
 n = nodes, w = bytes of a code, a multiple of 64.
 """
@@ -18,17 +18,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from funnel.kernels.jit import COMPILED, LINE_BYTES
+from funnel.kernels.jit import COMPILED, HAS_AVX2, HAS_VNNI, LINE_BYTES
 from funnel.kernels.lanes import SHIFT
 
 FOUR = 4
 
 if COMPILED:
+    from funnel.kernels.lanes import add_products, sum_of_products
+
     I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-    LINE, WIDE = ir.VectorType(I8, LINE_BYTES), ir.VectorType(I32, LINE_BYTES)
+    LINE = ir.VectorType(I8, LINE_BYTES)
     LANES, SUMS = ir.VectorType(I32, LINE_BYTES // 4), ir.VectorType(I32, FOUR)
     SHIFTS = ir.Constant(LINE, [SHIFT] * LINE_BYTES)
-    MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
 
     def _shuffle(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
         kind = ir.VectorType(I32, len(places))
@@ -67,27 +68,15 @@ if COMPILED:
         line.align = 1
         return line
 
-    def _add_products(builder: Any, total: Any, query: Any, code: Any) -> Any:
-        """Add a line's products to 16 lanes by one instruction."""
-        kind = ir.FunctionType(LANES, [LANES] * 3)
-        multiply = cgutils.get_or_insert_function(builder.module, kind, MULTIPLY_ADD)
-        lines = [builder.bitcast(one, LANES) for one in (code, query)]
-        return builder.call(multiply, [total, *lines])
-
     def _add_sum(builder: Any, total: Any, query: Any, code: Any) -> Any:
         """Add the sum of a line's products to a number."""
-        products = builder.mul(builder.sext(query, WIDE), builder.zext(code, WIDE))
-        kind = ir.FunctionType(I32, [WIDE])
-        name = f"llvm.vector.reduce.add.v{LINE_BYTES}i32"
-        add = cgutils.get_or_insert_function(builder.module, kind, name)
-        return builder.add(total, builder.call(add, [products]))
+        return builder.add(total, sum_of_products(builder, query, code))
 
-    def _products(
-        builder: Any, fast: bool, query: Any, codes: list[Any], width: Any
-    ) -> Any:
+    def _products(builder: Any, query: Any, codes: list[Any], width: Any) -> Any:
         """Return the inner products of a query with four shifted codes."""
-        add = _add_products if fast else _add_sum
-        nothing = ir.Constant(LANES, [0] * LANES.count) if fast else I32(0)
+        in_lanes = HAS_VNNI or HAS_AVX2
+        add = add_products if in_lanes else _add_sum
+        nothing = ir.Constant(LANES, [0] * LANES.count) if in_lanes else I32(0)
         totals = [cgutils.alloca_once_value(builder, nothing) for _ in codes]
         step = I64(LINE_BYTES)
         with cgutils.for_range_slice(builder, I64(0), width, step, I64) as (at, _):
@@ -97,7 +86,7 @@ if COMPILED:
                 more = add(builder, builder.load(total), line, shifted)
                 builder.store(more, total)
         found = [builder.load(total) for total in totals]
-        if fast:
+        if in_lanes:
             return _four_sums(builder, found)
         sums = ir.Constant(SUMS, ir.Undefined)
         for i, one in enumerate(found):
@@ -115,8 +104,7 @@ if COMPILED:
         codes = context.make_array(sig.args[1])(context, builder, args[1])
         width = cgutils.unpack_tuple(builder, codes.shape)[1]
         each = [builder.gep(codes.data, [builder.mul(one, width)]) for one in nodes]
-        fast = "+avx512vnni" in context.codegen().magic_tuple()[2]
-        sums = _products(builder, fast, query, each, width)
+        sums = _products(builder, query, each, width)
         nothing = ir.Constant(SUMS, ir.Undefined)
         offset = builder.insert_element(nothing, args[-2], I32(0))
         sums = builder.add(sums, _shuffle(builder, offset, offset, [0] * FOUR))

@@ -69,6 +69,13 @@ def _cpu_name() -> str:
     return f"{numba.config.CPU_NAME or binding.get_host_cpu_name()} {features}"
 
 
+def _target_features() -> str:
+    """Return what LLVM may use: this CPU's features, or those that Numba was told."""
+    from numba.core.registry import cpu_target
+
+    return str(cpu_target.target_context.codegen().magic_tuple()[2])
+
+
 def _sources_stamp() -> str:
     """Digest of all kernel files: a kernel is stale when any file it may call is."""
     digest = hashlib.sha256()
@@ -125,6 +132,8 @@ def _writable(folder: Path) -> bool:
 
 
 CACHED = COMPILED and _writable(_Locator.folder)
+_FEATURES = _target_features() if COMPILED else ""
+HAS_VNNI, HAS_AVX2 = "+avx512vnni" in _FEATURES, "+avx2" in _FEATURES
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:

@@ -1,7 +1,8 @@
 """Arithmetic on many lanes at once that LLVM's vectoriser does not find by itself.
 
 Each function is written as LLVM's own vectors, which every CPU can run (a wide one as
-a few instructions, an older one as more), and has a Python twin below. Called by
+a few instructions, an older one as more), and has a Python twin below. `add_products`
+is what `kernels/fours.py` and `kernels/tiles.py` make their code of. Called by
 `kernels/codes.py` and `kernels/walk.py`.
 """
 
@@ -15,14 +16,71 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from funnel.kernels.jit import COMPILED
+from funnel.kernels.jit import COMPILED, HAS_AVX2, HAS_VNNI
 
 BLOCK = 64  # bytes of codes that are multiplied at once
 KEYS = 8  # keys of a sorted list that move at once
-SHIFT = 128  # what makes an int8 a byte without sign
+# What makes an int8 a byte without sign, which AVX-512 VNNI multiplies by one with a
+# sign. Elsewhere codes are taken as they are.
+SHIFT = 128 if HAS_VNNI else 0
 
 if COMPILED:
-    I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+    I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+    LINE, SUMS = ir.VectorType(I8, BLOCK), ir.VectorType(I32, BLOCK // 4)
+
+    def _call(builder: Any, name: str, out: Any, args: list[Any]) -> Any:
+        kind = ir.FunctionType(out, [one.type for one in args])
+        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(function, args)
+
+    def _part(builder: Any, vector: Any, places: range) -> Any:
+        kind = ir.VectorType(I32, len(places))
+        return builder.shuffle_vector(
+            vector, vector, ir.Constant(kind, [*map(int, places)])
+        )
+
+    def add_products(builder: Any, total: Any, query: Any, code: Any) -> Any:
+        """Add to each of 16 int32 the products of four int8 of a query and a code.
+
+        `code` is a line of 64 bytes that `SHIFT` was added to.
+        """
+        if HAS_VNNI:
+            lines = [builder.bitcast(one, SUMS) for one in (code, query)]
+            name = "llvm.x86.avx512.vpdpbusd.512"
+            return _call(builder, name, SUMS, [total, *lines])
+        multiply = _signed_products if HAS_AVX2 else _plain_products
+        return builder.add(total, multiply(builder, query, code))
+
+    def _signed_products(builder: Any, query: Any, code: Any) -> Any:
+        """Multiply by AVX2: magnitudes of one side, the other with the product's sign.
+
+        Two products of at most 127 × 127 fit into 16 bits; codes do not hold −128.
+        """
+        half, halves = ir.VectorType(I8, BLOCK // 2), []
+        short, word = ir.VectorType(I16, BLOCK // 4), ir.VectorType(I32, BLOCK // 8)
+        ones = ir.Constant(short, [1] * short.count)
+        for start in (0, half.count):
+            places = range(start, start + half.count)
+            a, b = (_part(builder, one, places) for one in (query, code))
+            sign = "llvm.x86.avx2.psign.b"
+            sides = [_call(builder, sign, half, [one, a]) for one in (a, b)]
+            pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", short, sides)
+            name = "llvm.x86.avx2.pmadd.wd"
+            halves.append(_call(builder, name, word, [pairs, ones]))
+        places = ir.Constant(SUMS, list(range(SUMS.count)))
+        return builder.shuffle_vector(*halves, places)
+
+    def _plain_products(builder: Any, query: Any, code: Any) -> Any:
+        """Multiply in 16 bits: LLVM finds `pmaddwd` in this."""
+        wide, sums = ir.VectorType(I16, BLOCK), ir.VectorType(I32, BLOCK // 2)
+        a, b = (builder.sext(one, wide) for one in (query, code))
+        odd = []
+        for first in (0, 1):
+            x, y = (_part(builder, one, range(first, BLOCK, 2)) for one in (a, b))
+            odd.append(builder.mul(builder.sext(x, sums), builder.sext(y, sums)))
+        pairs = builder.add(*odd)
+        ends = [_part(builder, pairs, range(at, BLOCK // 2, 2)) for at in (0, 1)]
+        return builder.add(*ends)
 
     def _load(
         context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any
@@ -34,29 +92,32 @@ if COMPILED:
         loaded.align = to.element.width // 8
         return loaded, pointer
 
-    def _dot_shifted(block: int) -> Any:
-        """Return code that multiplies `block` bytes and adds the products up.
+    def sum_of_products(builder: Any, query: Any, code: Any) -> Any:
+        """Return the inner product of a query and a code, lines of 64 bytes.
 
         One VNNI instruction multiplies 64 bytes without sign by 64 with one.
         """
-        narrow, wide = ir.VectorType(I8, block), ir.VectorType(I32, block)
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            a, _ = _load(context, builder, sig.args[0], args[0], args[2], narrow)
-            b, _ = _load(context, builder, sig.args[1], args[1], args[2], narrow)
-            b = builder.xor(b, ir.Constant(narrow, [SHIFT] * block))
-            products = builder.mul(builder.sext(a, wide), builder.zext(b, wide))
-            kind = ir.FunctionType(I32, [wide])
-            name = f"llvm.vector.reduce.add.v{block}i32"
-            add = cgutils.get_or_insert_function(builder.module, kind, name)
-            return builder.call(add, [products])
-
-        return codegen
+        if HAS_AVX2 and not HAS_VNNI:
+            nothing = ir.Constant(SUMS, [0] * SUMS.count)
+            products = add_products(builder, nothing, query, code)
+        else:
+            wide = ir.VectorType(I32, BLOCK)
+            widen = builder.zext if SHIFT else builder.sext
+            products = builder.mul(builder.sext(query, wide), widen(code, wide))
+        name = f"llvm.vector.reduce.add.v{products.type.count}i32"
+        return _call(builder, name, I32, [products])
 
     @intrinsic
     def dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]
-        """Return ``query · (code + 128)`` over the 64 int8 from place `at`."""
-        return types.int32(query, code, types.int64), _dot_shifted(BLOCK)
+        """Return ``query · (code + SHIFT)`` over the 64 int8 from place `at`."""
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            a, _ = _load(context, builder, sig.args[0], args[0], args[2], LINE)
+            b, _ = _load(context, builder, sig.args[1], args[1], args[2], LINE)
+            b = builder.xor(b, ir.Constant(LINE, [SHIFT] * BLOCK))
+            return sum_of_products(builder, a, b)
+
+        return types.int32(query, code, types.int64), codegen
 
     @intrinsic
     def shift_in(_context, keys, at, key):  # type: ignore[no-untyped-def]
@@ -94,7 +155,7 @@ else:
         return np.int32(a @ (b.astype(np.int32) + SHIFT))
 
     def dot_shifted(query: Any, code: Any, at: int) -> np.int32:
-        """Return ``query · (code + 128)`` over the 64 int8 from place `at`."""
+        """Return ``query · (code + SHIFT)`` over the 64 int8 from place `at`."""
         return _product(query, code, at, BLOCK)
 
     def shift_in(keys: Any, at: int, key: int) -> int:

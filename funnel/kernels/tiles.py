@@ -2,9 +2,8 @@
 
 A tile holds sixteen codes so that four coordinates of each lie in one cache line: each
 lane of a vector adds up one code's score, nothing is summed across lanes, and a line
-that was loaded once serves up to four queries. Where the CPU has AVX-512 VNNI, a line
-and a query take one instruction; elsewhere the same is written in 16 bits. Each
-function has a Python twin. Called by `kernels/cells.py`,
+that was loaded once serves up to four queries (`kernels/lanes.py`). Each function has a
+Python twin. Called by `kernels/cells.py`,
 `kernels/cluster.py` and `kernels/query.py`.
 
 n = nodes, t = tiles, w = bytes of a code, a multiple of 64, b = queries.
@@ -40,7 +39,7 @@ def lay_tiles(codes: Array, members: Array, tiles: Array) -> None:
     members : (16 t,) int32
         −1 for none: zeros take its place.
     tiles : (t, 16 w) uint8, out
-        Shifted by 128, so that they have no sign.
+        `SHIFT` is added to each.
     """
     tiles[:] = 0
     for place in range(len(members)):
@@ -51,7 +50,7 @@ def lay_tiles(codes: Array, members: Array, tiles: Array) -> None:
         for j in range(0, len(code), QUAD):
             at = j * LANES + lane
             for i in range(QUAD):
-                tile[at + i] = np.uint8(np.int32(code[j + i]) + SHIFT)
+                tile[at + i] = np.uint8((np.int32(code[j + i]) + SHIFT) & 255)
 
 
 def tiles_of(
@@ -80,41 +79,15 @@ def rows_as_tiles(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
 
 
 if COMPILED:
-    I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+    from funnel.kernels.lanes import add_products
+
+    I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
     SUMS, BYTES = ir.VectorType(I32, LANES), ir.VectorType(I8, LINE_BYTES)
-    SHORTS = ir.VectorType(I16, LINE_BYTES)
-    PAIRS = ir.VectorType(I32, LINE_BYTES // 2)
-    MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
 
     def _splat(builder: Any, number: Any) -> Any:
         nothing = ir.Constant(SUMS, ir.Undefined)
         first = builder.insert_element(nothing, number, I32(0))
         return builder.shuffle_vector(first, nothing, ir.Constant(SUMS, [0] * LANES))
-
-    def _every_other(builder: Any, vector: Any, first: int) -> Any:
-        places = list(range(first, vector.type.count, 2))
-        kind = ir.VectorType(I32, len(places))
-        return builder.shuffle_vector(vector, vector, ir.Constant(kind, places))
-
-    def _add_products(
-        builder: Any, fast: bool, total: Any, line: Any, quad: Any
-    ) -> Any:
-        """Add to each lane the products of its four coordinates with the query's."""
-        if fast:
-            kind = ir.FunctionType(SUMS, [SUMS] * 3)
-            name = MULTIPLY_ADD
-            multiply = cgutils.get_or_insert_function(builder.module, kind, name)
-            return builder.call(multiply, [total, line, quad])
-        # LLVM finds `pmaddwd` in this: products of neighbours, summed in 32 bits.
-        code = builder.zext(builder.bitcast(line, BYTES), SHORTS)
-        query = builder.sext(builder.bitcast(quad, BYTES), SHORTS)
-        parts = []
-        for first in (0, 1):
-            a, b = (_every_other(builder, one, first) for one in (code, query))
-            parts.append(builder.mul(builder.sext(a, PAIRS), builder.sext(b, PAIRS)))
-        pairs = builder.add(*parts)
-        halves = [_every_other(builder, pairs, first) for first in (0, 1)]
-        return builder.add(total, builder.add(*halves))
 
     def _data(context: Any, builder: Any, sig: Any, args: Any, i: int) -> Any:
         return context.make_array(sig.args[i])(context, builder, args[i]).data
@@ -127,7 +100,6 @@ if COMPILED:
                 _data(context, builder, sig, args, i) for i in (0, 1, 3, 4, 6)
             )
             width = args[7]
-            fast = "+avx512vnni" in context.codegen().magic_tuple()[2]
             listed = [builder.gep(who, [builder.add(args[2], I64(i))])
                       for i in range(count)]  # fmt: skip
             ids = [builder.sext(builder.load(place), I64) for place in listed]
@@ -139,7 +111,7 @@ if COMPILED:
             ]
             size = builder.mul(width, I64(LANES))
             tile = builder.gep(tiles, [builder.mul(args[5], size)])
-            lines = builder.bitcast(tile, SUMS.as_pointer())
+            lines = builder.bitcast(tile, BYTES.as_pointer())
             nothing = ir.Constant(SUMS, [0] * LANES)
             totals = [cgutils.alloca_once_value(builder, nothing) for _ in ids]
             stop = builder.udiv(width, I64(QUAD))
@@ -148,8 +120,8 @@ if COMPILED:
                 line.align = 1
                 for quad, total in zip(quads, totals, strict=True):
                     four = _splat(builder, builder.load(builder.gep(quad, [at])))
-                    so_far = builder.load(total)
-                    more = _add_products(builder, fast, so_far, line, four)
+                    same, so_far = builder.bitcast(four, BYTES), builder.load(total)
+                    more = add_products(builder, so_far, same, line)
                     builder.store(more, total)
             mask = I64(0)
             for i, (one, total) in enumerate(zip(ids, totals, strict=True)):
@@ -279,7 +251,8 @@ else:
             scores: Any, width: int, at: int, stride: int,
         ) -> int:  # fmt: skip
             """Score the codes of a tile for some queries: the compiled one's twin."""
-            laid = tiles[tile].reshape(width // QUAD, LANES, QUAD).astype(np.int32)
+            bytes_of = tiles[tile] if SHIFT else tiles[tile].view(np.int8)
+            laid = bytes_of.reshape(width // QUAD, LANES, QUAD).astype(np.int32)
             codes, mask = laid.transpose(1, 0, 2).reshape(LANES, width), 0
             for i in range(count):
                 one = who[first + i]
