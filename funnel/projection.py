@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from funnel.kernels.codes import is_head
 from funnel.kernels.types import Floats, Rows
@@ -27,6 +29,7 @@ WORTH = 3 / 4  # of the cost without a tail: what one may cost
 GRAPH_SHORT = 80  # the same of the graph's dims
 TOP = 10
 ITERATIONS = 8
+DEPENDENT = 1e-5  # of the longest column: what another adds to those before it
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,34 @@ def _leading_eigenvectors(moment: Floats, width: int) -> Floats:
     basis = np.random.default_rng(0).standard_normal((full_dim, block))
     basis = basis.astype(np.float32)
     for _ in range(ITERATIONS):
-        basis = np.linalg.qr(moment @ basis)[0]
+        basis = _orthonormal(moment @ basis).astype(np.float32)
     small = basis.T @ (moment @ basis)
     turned = np.linalg.eigh(small.astype(np.float64))[1][:, ::-1][:, :width]
-    return np.linalg.qr(basis.astype(np.float64) @ turned)[0]
+    return _orthonormal(basis @ turned).astype(np.float32)
+
+
+def _orthonormal(columns: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return an orthonormal basis of what the columns span.
+
+    By the Cholesky factor of their inner products: three products of matrices, where
+    a QR decomposition goes column by column, and its threads wait for each other at
+    each (`bible-mrl`, beside other work: axes in 3.6 s by QR, in .7 s by this).
+
+    References
+    ----------
+    Fukaya et al. 2014, "CholeskyQR2: a simple and communication-avoiding algorithm for
+    computing a tall-skinny QR factorization on a large-scale parallel system".
+    """
+    wide = columns.astype(np.float64)
+    try:
+        factor = np.linalg.cholesky(wide.T @ wide)
+    except np.linalg.LinAlgError:
+        return np.linalg.qr(wide)[0]
+    heights = factor.diagonal()
+    if heights.min() < DEPENDENT * heights.max():
+        return np.linalg.qr(wide)[0]
+    found: npt.NDArray[np.float64] = wide @ np.linalg.inv(factor).T
+    return found
 
 
 def choose_projection(

@@ -637,6 +637,19 @@ def test_axes__of_fewer_rows_than_dims_hold_all_their_energy(count):
     assert (np.diff(energies) < 1e-5).all()
 
 
+@pytest.mark.parametrize("rank", [400, 90, 3], ids=["full", "few", "three"])
+def test_axes__of_wide_rows_hold_what_a_full_decomposition_does(rank):
+    rng = np.random.default_rng(1)
+    rows = rng.standard_normal((500, rank)) / np.sqrt(1 + np.arange(rank))
+    rows = (rows @ rng.standard_normal((rank, 400))).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    axes = principal_axes(rows, 64)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(64), atol=1e-5)
+    held = ((rows @ axes.T) ** 2).sum()
+    best = ((rows @ naive.principal_axes(rows, 64)) ** 2).sum()
+    assert held > 0.999 * best
+
+
 def test_inner_product__zero_vectors_score_zero(make_index):
     corpus = flat_rows(40, 33, seed=27)
     corpus[[3, 9]] = 0
