@@ -147,12 +147,14 @@ def machine_lines(files: Files) -> list[str]:
     commits = sorted({one["commit"] or "unknown" for one in measured})
     dates = sorted({one["date"] for one in measured})
     rounds = sorted({one["rounds"] for one in files.measured()})
+    asked = sorted({one["queries"] for one in files.measured()} or {ours["queries"]})
     told = ", ".join(f"{name} {value}" for name, value in versions.items())
     nearest = ", ".join(f"`{peer}`" for peer in best_peers(files))
     span = " to ".join(dict.fromkeys((dates[0], dates[-1])))
     return [
-        f"- Data: {ours['rows']:,} × {ours['full_dim']}, {ours['queries']:,} queries, "
-        f"k = {ours['k']}; medians of {' or '.join(map(str, rounds)) or 'no'} rounds.",
+        f"- Data: {ours['rows']:,} × {ours['full_dim']}, "
+        f"{' or '.join(f'{count:,}' for count in asked)} queries, k = {ours['k']}; "
+        f"medians of {' or '.join(map(str, rounds)) or 'no'} rounds.",
         f"- Machine: {machine['cpu']} ({', '.join(machine['vector_extensions'])}), "
         f"{machine['cores']} cores, {size(machine['memory_bytes'])}, "
         f"{machine['system']}; builds with {machine['build_threads']} threads.",

@@ -35,9 +35,8 @@ if COMPILED:
 
     def _part(builder: Any, vector: Any, places: range) -> Any:
         kind = ir.VectorType(I32, len(places))
-        return builder.shuffle_vector(
-            vector, vector, ir.Constant(kind, [*map(int, places)])
-        )
+        taken = ir.Constant(kind, list(places))
+        return builder.shuffle_vector(vector, vector, taken)
 
     def add_products(builder: Any, total: Any, query: Any, code: Any) -> Any:
         """Add to each of 16 int32 the products of four int8 of a query and a code.
