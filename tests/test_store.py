@@ -854,7 +854,7 @@ def test_matrix__holds_more_than_two_billion_numbers(tmp_path: Path) -> None:
     with path.open("r+b") as file:  # holes: they take no room on the disk
         file.seek(BODY_OFFSET + (rows - 1) * width)
         file.write(bytes(range(width)))
-    writer.rows = rows
+    writer.rows, writer._held = rows, bytearray()
     writer._file.seek(0, os.SEEK_END)
     entry = writer.finish()
     assert entry.rows == rows
@@ -863,6 +863,28 @@ def test_matrix__holds_more_than_two_billion_numbers(tmp_path: Path) -> None:
         column = pa.ipc.open_file(source).get_batch(0).column(0)
         assert len(column) == rows
         assert column[rows - 1].as_py() == list(range(width))
+
+
+@pytest.mark.parametrize("pieces", [[3000], [1, 1, 2998], [700] * 4 + [200], [1] * 90])
+def test_matrix__is_the_same_written_in_any_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[int]
+) -> None:
+    rows = np.random.default_rng(0).integers(0, 99, (sum(pieces), 13)).astype(np.int8)
+    whole = MatrixWriter(tmp_path / "whole.arrow", "code", 13, "int8")
+    whole.append(rows)
+    expected = whole.finish()
+    monkeypatch.setattr("funnel.store.matrix.HUGE_PAGE_BYTES", 8192)
+    writer, ends = MatrixWriter(tmp_path / "parts.arrow", "code", 13, "int8"), []
+    plain = writer._write
+    monkeypatch.setattr(
+        writer, "_write", lambda piece: (plain(piece), ends.append(writer._at))
+    )
+    for piece in np.split(rows, np.cumsum(pieces)[:-1]):
+        writer.append(piece)
+    assert all(end % 8192 == 0 for end in ends)
+    np.testing.assert_array_equal(writer.flushed(), rows)
+    found = writer.finish()
+    assert (found.size, found.xxh3) == (expected.size, expected.xxh3)
 
 
 def test_build__removes_what_a_killed_one_left(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ The file holds one record batch of one fixed-size-list column, so that a reader 
 single contiguous array; its numbers start at byte 4096, so that rows lie on cache
 lines. Arrow writes a batch only when its length is known: the numbers are streamed to
 their place first, and the Arrow framing is put around them at the end.
+
+A page cache that knows huge pages makes one of a write that fills it whole: numbers are
+written so. A map of them is walked with fewer looks at the page tables.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from funnel.store.disk import reading, storing
 
 BODY_OFFSET = 4096
 HASH_BYTES = 1 << 24
+HUGE_PAGE_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -129,20 +133,22 @@ class MatrixWriter:
     def __init__(self, path: Path, column: str, width: int, dtype: str) -> None:
         self.path, self.column, self.width = path, column, width
         self.dtype, self.rows = np.dtype(dtype), 0
+        self._held, self._at = bytearray(BODY_OFFSET), 0  # a place for the framing
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
         with storing(path):
             self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
-            self._file.seek(BODY_OFFSET)
 
     def append(self, rows: npt.NDArray[Any]) -> None:
         """Write (b, width) more rows."""
         piece = np.ascontiguousarray(rows, dtype=self.dtype).reshape(-1, self.width)
         view = memoryview(piece.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
-        self._write(view)
+        self._put(view)
         self.rows += len(piece)
 
     def flushed(self) -> npt.NDArray[Any]:
         """Return a read-only map of the rows written so far."""
+        self._write(self._held)
+        self._held = bytearray()
         return map_body(self.path, self.rows, self.width, self.dtype.name)
 
     def finish(self) -> FileEntry:
@@ -184,9 +190,22 @@ class MatrixWriter:
         """Close the file, finished or not."""
         self._file.close()
 
+    def _put(self, view: memoryview) -> None:
+        """Write what fills huge pages, hold what begins the next one."""
+        room = HUGE_PAGE_BYTES - (self._at + len(self._held)) % HUGE_PAGE_BYTES
+        if len(view) < room:
+            self._held += view
+            return
+        self._held += view[:room]
+        self._write(self._held)
+        whole = room + (len(view) - room) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+        self._write(view[room:whole])
+        self._held = bytearray(view[whole:])
+
     def _write(self, piece: memoryview | bytearray) -> None:
         """Write all of it: a raw file may take less than it is given."""
         view = memoryview(piece)
+        self._at += len(view)
         with storing(self.path):
             while len(view):
                 view = view[self._file.write(view) :]
