@@ -782,7 +782,10 @@ def test_iterator__that_raises_leaves_the_index_it_was_to_replace(
         assert len(index) == ROWS
 
 
-def test_iterator__is_read_one_batch_at_a_time(tmp_path: Path) -> None:
+def test_iterator__is_read_one_batch_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("funnel.store.matrix.HUGE_PAGE_BYTES", 8192)  # held at most
     sizes = []
 
     def watched() -> Iterator[np.ndarray]:
