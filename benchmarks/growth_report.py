@@ -226,7 +226,10 @@ def _panel(
 def streamed_table(record: Record) -> Table:
     """Return what the build and the search of a large index took."""
     build, found = record["build"], record["search"]
+    machine = record["machine"]
+    extensions = ", ".join(machine["vector_extensions"])
     rows = [
+        ["machine", f"{machine['cpu']} ({extensions}), {machine['cores']} cores"],
         ["vectors", size(record["vector_bytes"])],
         ["memory that is let", size(record["limit_bytes"])],
         ["vectors in memory", "refused" if build["refuses_the_vectors"] else "let"],
@@ -239,9 +242,10 @@ def streamed_table(record: Record) -> Table:
         ["exact search, µs a query", number(found["exact_us"])],
     ]
     for target in TARGETS:
-        shortlist, recall, qps, scored = target_cells(at_target(found, target))
+        one = at_target(found, target)
+        shortlist, recall, qps, scored = target_cells(one)
         said = f"{qps} (recall {recall}, shortlist {shortlist}, {scored} rows scored)"
-        rows.append([f"QPS at {target}", said])
+        rows.append([f"QPS at {target}", said if one else "not reached"])
     title = f"{record['rows']:,} × {record['full_dim']} {record['dtype']}, streamed"
     return Table(title, ["", ""], rows)
 
