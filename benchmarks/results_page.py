@@ -18,6 +18,7 @@ from benchmarks.cost_sections import floor_section, growth_section
 from benchmarks.peer_plots import draw
 from benchmarks.peer_report import tables
 from benchmarks.peer_results import HALVES, Duel, Files, read_folder
+from benchmarks.peer_worker import SLOWEST_US
 from benchmarks.results import read_json
 from benchmarks.systems import PEERS
 from benchmarks.tables import number, size, to_markdown
@@ -151,6 +152,7 @@ def machine_lines(files: Files) -> list[str]:
     told = ", ".join(f"{name} {value}" for name, value in versions.items())
     nearest = ", ".join(f"`{peer}`" for peer in best_peers(files))
     span = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    slowest = SLOWEST_US / 1000
     return [
         f"- Data: {ours['rows']:,} × {ours['full_dim']}, "
         f"{' or '.join(f'{count:,}' for count in asked)} queries, k = {ours['k']}; "
@@ -161,6 +163,7 @@ def machine_lines(files: Files) -> list[str]:
         f"- Versions: {told}.",
         f"- Commit: {', '.join(f'`{one}`' for one in commits)}; {span}.",
         f"- Nearest in one batch: {nearest or 'none'}.",
+        f"- A curve ends before a point that takes over {slowest:g} ms a query.",
     ]
 
 
