@@ -20,7 +20,15 @@ from rich.console import Console
 
 from benchmarks.pareto import qps_at
 from benchmarks.plots import DPI, decimal
-from benchmarks.tables import MISSING, Table, number, share, size, to_rich
+from benchmarks.tables import (
+    MISSING,
+    Table,
+    machine_words,
+    number,
+    share,
+    size,
+    to_rich,
+)
 
 TARGETS = (0.95, 0.99)
 NARROWEST = 130
@@ -226,10 +234,8 @@ def _panel(
 def streamed_table(record: Record) -> Table:
     """Return what the build and the search of a large index took."""
     build, found = record["build"], record["search"]
-    machine = record["machine"]
-    extensions = ", ".join(machine["vector_extensions"])
     rows = [
-        ["machine", f"{machine['cpu']} ({extensions}), {machine['cores']} cores"],
+        ["machine", machine_words(record["machine"])],
         ["vectors", size(record["vector_bytes"])],
         ["memory that is let", size(record["limit_bytes"])],
         ["vectors in memory", "refused" if build["refuses_the_vectors"] else "let"],

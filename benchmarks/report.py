@@ -31,6 +31,7 @@ from benchmarks.speedups import (
 from benchmarks.tables import (
     MISSING,
     Table,
+    machine_words,
     number,
     share,
     size,
@@ -181,9 +182,8 @@ def machine_lines(results: Results) -> Iterator[str]:
         f"median of {params['rounds']} interleaved rounds."
     )
     yield (
-        f"Machine: {machine['cpu']} ({', '.join(machine['vector_extensions'])}), "
-        f"{machine['cores']} cores, {size(machine['memory_bytes'])}, "
-        f"{machine['system']}; searches with {machine['threads']} and builds with "
+        f"Machine: {machine_words(machine)}; "
+        f"searches with {machine['threads']} and builds with "
         f"{machine['build_threads']} threads; load {machine['load_average']}."
     )
     have = ", ".join(f"{name} {value}" for name, value in found.items() if value)

@@ -21,7 +21,7 @@ from benchmarks.peer_results import HALVES, Duel, Files, read_folder
 from benchmarks.peer_worker import SLOWEST_US
 from benchmarks.results import read_json
 from benchmarks.systems import PEERS
-from benchmarks.tables import number, size, to_markdown
+from benchmarks.tables import machine_words, number, to_markdown
 from benchmarks.verdicts import (
     Verdict,
     ahead,
@@ -157,9 +157,8 @@ def machine_lines(files: Files) -> list[str]:
         f"- Data: {ours['rows']:,} × {ours['full_dim']}, "
         f"{' or '.join(f'{count:,}' for count in asked)} queries, k = {ours['k']}; "
         f"medians of {' or '.join(map(str, rounds)) or 'no'} rounds.",
-        f"- Machine: {machine['cpu']} ({', '.join(machine['vector_extensions'])}), "
-        f"{machine['cores']} cores, {size(machine['memory_bytes'])}, "
-        f"{machine['system']}; builds with {machine['build_threads']} threads.",
+        f"- Machine: {machine_words(machine)}; "
+        f"builds with {machine['build_threads']} threads.",
         f"- Versions: {told}.",
         f"- Commit: {', '.join(f'`{one}`' for one in commits)}; {span}.",
         f"- Nearest in one batch: {nearest or 'none'}.",

@@ -5,8 +5,9 @@ Called by `benchmarks.report`, which says what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -77,3 +78,12 @@ def to_markdown(table: Table) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (table.header, rule, *table.rows)]
     notes = "".join(f"\n{note}\n" for note in table.notes)
     return f"### {table.title}\n\n" + "\n".join(lines) + "\n" + notes
+
+
+def machine_words(machine: Mapping[str, Any]) -> str:
+    """Say what `machine.describe` found: processor, cores, memory, system."""
+    extensions = ", ".join(machine["vector_extensions"])
+    return (
+        f"{machine['cpu']} ({extensions}), {machine['cores']} cores, "
+        f"{size(machine['memory_bytes'])}, {machine['system']}"
+    )
