@@ -24,7 +24,7 @@ import pyarrow as pa
 import xxhash
 
 from funnel.errors import CorruptIndexError, StorageError
-from funnel.store.disk import reading, storing
+from funnel.store.disk import begin_storing, reading, storing
 
 BODY_OFFSET = 4096
 HASH_BYTES = 1 << 24
@@ -154,8 +154,8 @@ class MatrixWriter:
     def finish(self) -> FileEntry:
         """Put the Arrow framing around the numbers, and describe the file.
 
-        It is durable after `commit.publish`: syncing it there lets the disk write
-        while the graph is built.
+        It is durable after `commit.publish`, until when the disk stores it beside
+        what the build does next.
         """
         array = self._as_arrow()
         padding = BODY_OFFSET - len(_frame(self.column, array, 0).before)
@@ -204,11 +204,14 @@ class MatrixWriter:
 
     def _write(self, piece: memoryview | bytearray) -> None:
         """Write all of it: a raw file may take less than it is given."""
-        view = memoryview(piece)
+        if not piece:
+            return
+        view, began = memoryview(piece), self._file.tell()
         self._at += len(view)
         with storing(self.path):
             while len(view):
                 view = view[self._file.write(view) :]
+        begin_storing(self._file.fileno(), began, len(piece))
 
 
 def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
