@@ -21,7 +21,7 @@ from funnel.adapt.measures import (
     order_of,
     structure_of,
 )
-from funnel.build.nodes import distinct, row_hashes
+from funnel.build.nodes import row_hashes
 from funnel.build.sample import Reservoir
 from funnel.errors import (
     DimensionError,
@@ -201,7 +201,7 @@ def _checked(
 
 def _measure(corpus: _Reading, queries: Floats | None, seed: int) -> Diagnosis:
     """Measure a sample, choose as a build does, and put it all together."""
-    rows, full_dim = distinct(corpus.sample.rows), corpus.full_dim
+    rows, full_dim = corpus.sample.distinct(), corpus.full_dim
     judge = Judge.of_sample(rows, seed)
     if queries is not None:
         drawn = np.random.default_rng(seed).permutation(len(queries))[:PROBES]

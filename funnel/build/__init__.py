@@ -81,7 +81,7 @@ def _choose(ingest: Ingest, options: Options, progress: Progress) -> Projection:
     """Choose the projection on the sample, without copies, which share a node."""
     with progress.step("projection", 1) as advance:
         projection = choose_projection(
-            distinct(ingest.sample.rows),
+            ingest.sample.distinct(),
             options.projection,
             options.graph_dim,
             options.code_dim,

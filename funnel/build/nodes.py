@@ -24,10 +24,28 @@ def row_hashes(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     return np.fromiter((digest(row) for row in bytes_of), np.uint64, len(rows))
 
 
-def distinct(rows: Floats) -> Floats:
-    """Return one of each of the rows, in their order; by hashes, so for samples."""
+def distinct_first(rows: Floats) -> tuple[Rows, int]:
+    """Return an order that puts rows equal to an earlier one last.
+
+    By hashes, so for samples.
+
+    Returns
+    -------
+    order : (n,) int64
+        Both the distinct rows and the others stay in their order.
+    count : int
+        How many are distinct.
+    """
     first = np.unique(row_hashes(rows), return_index=True)[1]
-    return rows if len(first) == len(rows) else rows[np.sort(first)]
+    equal = np.ones(len(rows), np.bool_)
+    equal[first] = False
+    return np.argsort(equal, kind="stable"), len(first)
+
+
+def distinct(rows: Floats) -> Floats:
+    """Return one of each of the rows, in their order."""
+    order, count = distinct_first(rows)
+    return rows if count == len(rows) else rows[order[:count]]
 
 
 def first_equal(hashes: npt.NDArray[np.uint64], read: Callable[[Rows], Floats]) -> Rows:

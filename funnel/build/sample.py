@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from funnel.build.nodes import distinct_first
 from funnel.kernels.types import Floats, Rows
 from funnel.vectors import row_norms, unit
 
 SAMPLE_ROWS = 20_000
 SAMPLE_BYTES = 256 << 20
+MOVED_ROWS = 256
 
 
 class Reservoir:
@@ -60,3 +62,19 @@ class Reservoir:
         """Return the norms the sampled rows had, (s, 1)."""
         self._scale()
         return self._norms[: self._seen]
+
+    def distinct(self) -> Floats:
+        """Return one of each of the sampled rows: a view of the first of `rows`.
+
+        Rows change places for it, in the memory they have: memory that is touched for
+        the first time costs more than all else here.
+        """
+        rows = self.rows
+        order, count = distinct_first(rows)
+        others = rows[order[count:]]
+        for start in range(0, count, MOVED_ROWS):  # from later places to earlier ones
+            stop = min(start + MOVED_ROWS, count)
+            rows[start:stop] = rows[order[start:stop]]
+        rows[count:] = others
+        self._norms[: len(rows)] = self._norms[order]
+        return rows[:count]
