@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Ingest:
         self._text_ids = TableWriter(self.path("ids"))
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._kept: list[Rows] = []
-        self._copy: Floats = np.empty((0, options.full_dim), np.float32)
+        # Of a batch that is checked, and of the one before it, which is stored.
+        self._copies: list[Floats] = [np.empty((0, options.full_dim), np.float32)] * 2
         self._ids: list[Ids] = []
 
     @property
@@ -88,25 +90,33 @@ class Ingest:
     def write_rows(
         self, batches: Iterator[Batch], total: int | None, progress: Progress
     ) -> None:
-        """Stream all batches to disk."""
+        """Stream all batches to disk: one is stored while the next is checked."""
         for i, (start, stop) in enumerate(itertools.pairwise(self.edges)):
             path, width = self.path(f"vectors{i}"), stop - start
             writer = MatrixWriter(path, "vector", width, self.options.dtype)
             self._writers.append(writer)
-        with progress.step("writing", total) as advance:
+        with progress.step("writing", total) as advance, ThreadPoolExecutor(1) as other:
+            stored: Future[None] | None = None
             for batch in batches:
                 vectors = self._clean(batch)
-                for i, writer in enumerate(self._writers):
-                    writer.append(vectors[:, self.edges[i] : self.edges[i + 1]])
+                if stored is not None:
+                    stored.result()
+                stored = other.submit(self._store, vectors)
                 self.sample.offer(vectors)
                 self._hashes.append(row_hashes(vectors))
                 advance(len(batch.vectors))
+            if stored is not None:
+                stored.result()
         if not self.rows:
             raise InvalidArgumentError("there are no embeddings to build from")
         for i, writer in enumerate(self._writers):
             self.files[f"vectors{i}"] = writer.finish()
         if self._metadata.rows:
             self.files["metadata"] = self._metadata.finish()
+
+    def _store(self, vectors: Floats) -> None:
+        for i, writer in enumerate(self._writers):
+            writer.append(vectors[:, self.edges[i] : self.edges[i + 1]])
 
     def blocks(self) -> list[npt.NDArray[Any]]:
         """Return the vector blocks, mapped."""
@@ -135,10 +145,11 @@ class Ingest:
         return vectors[keep] if len(bad) else vectors
 
     def _own(self, rows: Floats) -> Floats:
-        """Copy rows to memory that the next batch takes over: new pages cost more."""
-        if len(self._copy) < len(rows) or self._copy.dtype != rows.dtype:
-            self._copy = np.empty(rows.shape, rows.dtype)
-        copy = self._copy[: len(rows)]
+        """Copy rows to memory that a later batch takes over: new pages cost more."""
+        self._copies.reverse()
+        if len(self._copies[0]) < len(rows) or self._copies[0].dtype != rows.dtype:
+            self._copies[0] = np.empty(rows.shape, rows.dtype)
+        copy = self._copies[0][: len(rows)]
         np.copyto(copy, rows)
         return copy
 
