@@ -173,6 +173,11 @@ def quantise(vector):
     return np.rint(vector * scale).astype(int), scale
 
 
+def quantise_by(vector, unit):
+    """Return `vector` as integers in steps of `unit`, none beyond ±127."""
+    return [min(max(round(float(x) / unit), -127), 127) for x in vector]
+
+
 def scan_codes(query, codes, limit):
     """Return the best `limit` (score, node), best first, the higher node first."""
     pairs = [(code_score(query, code), node) for node, code in enumerate(codes)]

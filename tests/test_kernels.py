@@ -305,6 +305,20 @@ def test_quantise__zero_vector_has_zero_code():
     assert not code.any()
 
 
+@laws
+@given(seeds, st.integers(1, 70), st.sampled_from([2e-3, 0.01, 0.3]))
+def test_quantise_all__equals_naive_but_for_halves(seed, dim, step):
+    rows = drawn(seed, 5, dim)
+    codes = np.zeros((5, 128), np.int8)
+    c.quantise_all(rows, np.float32(step), codes)
+    expected = np.array([naive.quantise_by(row, np.float32(step)) for row in rows])
+    steps = rows.astype(np.float64) / np.float32(step)
+    halfway = np.abs(np.abs(steps - np.trunc(steps)) - 0.5) < 1e-4
+    assert (codes[:, :dim] == expected)[~halfway].all()
+    assert (np.abs(codes[:, :dim] - expected) <= 1).all()
+    assert not codes[:, dim:].any()
+
+
 def test_prepare__scales_to_unit_norm_and_returns_the_factor():
     raw = 5 * drawn(0, 31)
     for by_norm, factor in ((False, 1), (True, naive.norm(raw))):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from funnel.build.options import Options
 from funnel.build.sample import Reservoir
+from funnel.kernels.codes import quantise_all
 from funnel.kernels.knobs import LOOSE
 from funnel.kernels.rows import prefix_norms
 from funnel.kernels.types import TINY, Floats
@@ -112,5 +113,5 @@ def norm_columns(options: Options, projection: Projection) -> tuple[int, ...]:
 def quantise_rows(short: Floats, code_unit: float, width: int) -> npt.NDArray[np.int8]:
     """Return coordinates as int8, padded with zeros to `width`."""
     codes = np.zeros((len(short), width), np.int8)
-    codes[:, : short.shape[1]] = np.clip(np.rint(short / code_unit), -127, 127)
+    quantise_all(short, np.float32(code_unit), codes)
     return codes

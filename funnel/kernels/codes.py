@@ -50,6 +50,24 @@ def quantise(vector: Array, code: Array) -> np.float32:
 
 
 @kernel
+def quantise_all(rows: Array, unit: np.float32, codes: Array) -> None:
+    """Write rows as int8 in steps of `unit`, clipped at ±127.
+
+    Parameters
+    ----------
+    rows : (n, d) float32
+    unit : float32
+    codes : (n, ≥ d) int8, out
+    """
+    top = np.float32(127)
+    for i in range(len(rows)):
+        row, code = rows[i], codes[i]
+        for j in range(len(row)):
+            step = np.rint(row[j] / unit)
+            code[j] = np.int8(min(max(step, -top), top))
+
+
+@kernel
 def code_offset(query: Array) -> np.int32:
     """Return what takes the shift of `dot_shifted` back out of a query's scores."""
     total = np.int32(0)
