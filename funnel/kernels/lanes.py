@@ -28,7 +28,8 @@ if COMPILED:
     I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
     LINE, SUMS = ir.VectorType(I8, BLOCK), ir.VectorType(I32, BLOCK // 4)
 
-    def _call(builder: Any, name: str, out: Any, args: list[Any]) -> Any:
+    def call_llvm(builder: Any, name: str, out: Any, args: list[Any]) -> Any:
+        """Call an intrinsic of LLVM by name."""
         kind = ir.FunctionType(out, [one.type for one in args])
         function = cgutils.get_or_insert_function(builder.module, kind, name)
         return builder.call(function, args)
@@ -46,7 +47,7 @@ if COMPILED:
         if HAS_VNNI:
             lines = [builder.bitcast(one, SUMS) for one in (code, query)]
             name = "llvm.x86.avx512.vpdpbusd.512"
-            return _call(builder, name, SUMS, [total, *lines])
+            return call_llvm(builder, name, SUMS, [total, *lines])
         multiply = _signed_products if HAS_AVX2 else _plain_products
         return builder.add(total, multiply(builder, query, code))
 
@@ -62,10 +63,10 @@ if COMPILED:
             places = range(start, start + half.count)
             a, b = (_part(builder, one, places) for one in (query, code))
             sign = "llvm.x86.avx2.psign.b"
-            sides = [_call(builder, sign, half, [one, a]) for one in (a, b)]
-            pairs = _call(builder, "llvm.x86.avx2.pmadd.ub.sw", short, sides)
+            sides = [call_llvm(builder, sign, half, [one, a]) for one in (a, b)]
+            pairs = call_llvm(builder, "llvm.x86.avx2.pmadd.ub.sw", short, sides)
             name = "llvm.x86.avx2.pmadd.wd"
-            halves.append(_call(builder, name, word, [pairs, ones]))
+            halves.append(call_llvm(builder, name, word, [pairs, ones]))
         places = ir.Constant(SUMS, list(range(SUMS.count)))
         return builder.shuffle_vector(*halves, places)
 
@@ -104,7 +105,7 @@ if COMPILED:
             widen = builder.zext if SHIFT else builder.sext
             products = builder.mul(builder.sext(query, wide), widen(code, wide))
         name = f"llvm.vector.reduce.add.v{products.type.count}i32"
-        return _call(builder, name, I32, [products])
+        return call_llvm(builder, name, I32, [products])
 
     @intrinsic
     def dot_shifted(_context, query, code, at):  # type: ignore[no-untyped-def]

@@ -79,7 +79,7 @@ def rows_as_tiles(rows: Floats) -> tuple[npt.NDArray[np.uint8], Floats]:
 
 
 if COMPILED:
-    from funnel.kernels.lanes import add_products
+    from funnel.kernels.lanes import add_products, call_llvm
 
     I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
     SUMS, BYTES = ir.VectorType(I32, LANES), ir.VectorType(I8, LINE_BYTES)
@@ -190,10 +190,8 @@ if COMPILED:
         with cgutils.for_range_slice(builder, I64(0), size, I64(LANES), I64) as (at, _):
             here = _scores_at(context, builder, sig, args, at)
             builder.store(step(builder, builder.load(total), here), total)
-        kind = ir.FunctionType(I32, [SUMS])
         reduce = f"llvm.vector.reduce.{name}.v{LANES}i32"
-        fold = cgutils.get_or_insert_function(builder.module, kind, reduce)
-        return builder.call(fold, [builder.load(total)])
+        return call_llvm(builder, reduce, I32, [builder.load(total)])
 
     @intrinsic
     def count_from(_context, scores, bound):  # type: ignore[no-untyped-def]
