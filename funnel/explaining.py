@@ -21,8 +21,9 @@ from funnel.adapt.workload import workload_of
 from funnel.errors import DimensionError, InvalidArgumentError, InvalidTypeError
 from funnel.filters import is_mask, selection_of
 from funnel.handle import Handle
-from funnel.options import OURS, check_habits, check_search
+from funnel.options import OURS, check_habits
 from funnel.plan import Plan
+from funnel.planning import check_search
 from funnel.reading import find_rows
 from funnel.results import Hits
 from funnel.snapshot import Snapshot

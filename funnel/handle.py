@@ -1,7 +1,7 @@
 """An open index, as far as it reads: search, rows, what it is.
 
 A façade: checks input, calls one thing, returns. The work is in `search.py`,
-`reading.py` and `store/`; what writes is in `index.py`.
+`reading.py` and `store/`; what writes is in `changing.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from funnel.errors import (
     check_whole,
 )
 from funnel.filters import is_mask, selection_of
-from funnel.options import check_habits, check_search
+from funnel.options import check_habits
+from funnel.planning import check_search
 from funnel.reading import find_rows, prefix_of, stream_rows, table_of
 from funnel.results import Hits
 from funnel.search import search

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from funnel.build import Options
 from funnel.build.nodes import distinct
 from funnel.build.sample import SAMPLE_ROWS
-from funnel.projection import Probes
+from funnel.probes import Probes
 from funnel.vectors import apply_transform, bad_rows, check_rows, unit
 
 LONGEST = 1_000  # rows: a prefix that needs more is no stage
@@ -61,5 +61,5 @@ def with_measured_dims(options: Options, vectors: npt.NDArray[np.generic]) -> Op
         rows = apply_transform(rows, options.transform)
     rows = distinct(unit(np.delete(rows, bad_rows(rows, zero_is_bad=True), axis=0)))
     widths = list(options.dims[:-1])
-    needed = Probes(rows, options.seed).rows_needed(rows, widths)
+    needed = Probes.of_sample(rows, options.seed).rows_needed(rows, widths)
     return replace(options, dims=nested_dims(needed, options.full_dim))

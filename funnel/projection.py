@@ -14,20 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from funnel.kernels.codes import is_head
-from funnel.kernels.types import Floats, Rows
-from funnel.vectors import unit
+from funnel.kernels.types import Floats
+from funnel.probes import Probes
 
 PROJECTIONS = ("prefix", "pca", "auto")
 WIDTHS = (64, 128, 256)
-PROBES = 256  # sample rows that act as queries
-PROBES_TOGETHER = 64  # bounds memory
-TARGET = 0.99  # share of the exact top 10 that a shortlist must hold
 SHORT = 40  # rows: codes are wide enough when they hold the target in so many
 LINES = 128  # dims: narrower codes save next to nothing, and may need as much fewer
 TAILED = 5  # times the shortlist, whose tails are read
 WORTH = 3 / 4  # of the cost without a tail: what one may cost
 GRAPH_SHORT = 80  # the same of the graph's dims
-TOP = 10
 ITERATIONS = 8  # at most
 SETTLED = 1e-4  # of the energy: an iteration that adds no more is the last
 DEPENDENT = 1e-5  # of the longest column: what another adds to those before it
@@ -47,7 +43,7 @@ class Projection:
     axes : (max(graph_dim, code_dim), full_dim) float32
         Rows are orthonormal, most energy first; (0, 0) for the prefix.
     code_rows : int
-        Rows of a shortlist by the code's coordinates that hold `TARGET` of the exact
+        Rows of a shortlist by the code's coordinates that hold 99 % of the exact
         top 10, on the sample.
     stage_rows : dict of int to int
         The same for longer own prefixes, where the projection is the own prefix.
@@ -195,7 +191,7 @@ def choose_projection(
     widest = max(widths[-1], graph_dim or 0, code_dim or 0)
     kinds = ("prefix", "pca") if asked == "auto" else (asked,)
     axes = principal_axes(rows, widest) if "pca" in kinds else np.empty((0, 0), "f4")
-    probes = Probes(rows, seed)
+    probes = Probes.of_sample(rows, seed)
     measured = {
         k: probes.rows_needed(rows if k == "prefix" else rows @ axes.T, widths)
         for k in kinds
@@ -234,67 +230,6 @@ def cheapest(measured: Mapping[str, dict[int, int]]) -> tuple[str, int]:
     rows = {kind: measured[kind][width] for kind, width in best.items()}
     kind = min(best, key=lambda k: (_cost(best[k], rows[k]), rows[k]))
     return kind, best[kind]
-
-
-class Probes:
-    """Rows of the sample that act as queries, and their exact neighbours in it.
-
-    Parameters
-    ----------
-    rows : (n, d) float32, unit norm
-    seed : int
-    """
-
-    def __init__(self, rows: Floats, seed: int) -> None:
-        n = len(rows)
-        draw = np.random.default_rng(seed).choice
-        probes = draw(n, min(PROBES, n), replace=False)
-        some = range(0, len(probes), PROBES_TOGETHER)
-        self._n = n
-        self._parts = [probes[i : i + PROBES_TOGETHER] for i in some]
-        self._tops = []
-        for part in self._parts if n > 2 * TOP else ():
-            exact = _scores(rows, part)
-            self._tops.append(np.argpartition(exact, n - TOP, axis=1)[:, n - TOP :])
-
-    def rows_needed(self, short: Floats, widths: list[int]) -> dict[int, int]:
-        """Return, for each width, the rows that hold `TARGET` of the exact top 10.
-
-        Parameters
-        ----------
-        short : (n, ≥ widths) float32
-            The sample, projected.
-        widths : list of int
-        """
-        counts = {}
-        for width in widths:
-            ranks = []
-            rows = unit(np.ascontiguousarray(short[:, :width]))
-            for part, top in zip(self._parts, self._tops, strict=False):
-                scores = _scores(rows, part)
-                wanted = np.take_along_axis(scores, top, axis=1)
-                ranks += [_ranks(*pair) for pair in zip(scores, wanted, strict=True)]
-            worst = (
-                np.quantile(np.concatenate(ranks), TARGET, method="higher")
-                if (ranks)
-                else self._n
-            )
-            counts[width] = int(worst)
-        return counts
-
-
-def _ranks(scores: Floats, wanted: Floats) -> Rows:
-    """Return how many scores are at least as good as each of those wanted."""
-    near = np.sort(scores[scores >= wanted.min()])
-    ranks: Rows = len(near) - np.searchsorted(near, wanted)
-    return ranks
-
-
-def _scores(rows: Floats, probes: Rows) -> Floats:
-    """Score all rows against some of them, which are no answers to themselves."""
-    scores: Floats = rows[probes] @ rows.T
-    scores[np.arange(len(probes)), probes] = -np.inf
-    return scores
 
 
 def _wide_enough(needed: dict[int, int]) -> int:

@@ -1,8 +1,8 @@
 """The next version of an index, while it is made: rows added, replaced, deleted.
 
 New rows become a segment of their own, deleted ones are listed: nothing that is stored
-is changed. Locks and publishes nothing (`index.py` and `store/`); `compaction.py` makes
-one segment of many.
+is changed. Locks and publishes nothing (`changing.py` and `store/`); `compaction.py`
+makes one segment of many.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import funnel.build.segment
-import funnel.index
+import funnel.changing
 import funnel.merging
 from funnel import FunnelIndex
 from reliability.workload import DIM, GRAPH_ROWS, INDEX, LOG, Edit, State, built, note
@@ -152,7 +152,7 @@ def perform(
 THRESHOLDS = {
     funnel.build.segment: ("SCAN_ROWS",),
     funnel.merging: ("SCANNED_NODES", "SCANNED_SEGMENTS"),
-    funnel.index: ("KEPT_VERSIONS",),
+    funnel.changing: ("KEPT_VERSIONS",),
 }
 
 
@@ -160,7 +160,7 @@ def lower_thresholds() -> None:
     """Let small indexes have graphs, merge often, and keep few versions."""
     funnel.build.segment.SCAN_ROWS = GRAPH_ROWS
     funnel.merging.SCANNED_NODES, funnel.merging.SCANNED_SEGMENTS = 40, 3
-    funnel.index.KEPT_VERSIONS = 5
+    funnel.changing.KEPT_VERSIONS = 5
 
 
 @contextlib.contextmanager

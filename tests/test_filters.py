@@ -400,7 +400,8 @@ def test_vectors__are_the_first_dims_as_stored(index: FunnelIndex) -> None:
     held = POOL[[int(name[1:]) for name in names]]
     for dim in (1, 7, DIM, None):
         np.testing.assert_array_equal(index.vectors(dim), held[:, :dim])
-    if index.info["segments"] == 1:
+    info = index.info
+    if info["segments"] == 1 and info["deleted"] == 0:
         assert not index.vectors(7).flags.owndata
     with pytest.raises(InvalidArgumentError):
         index.vectors(DIM + 1)

@@ -20,6 +20,7 @@ from funnel.graph import knit as k
 from funnel.graph import spill
 from funnel.graph.adjacency import ENTRIES, choose_entries, link_unreachable, rooted
 from funnel.kernels import cells as near
+from funnel.kernels import choose
 from funnel.kernels import tiles as t
 from funnel.kernels.codes import code_offset
 from funnel.kernels.jit import kernel
@@ -164,7 +165,7 @@ def test_threshold__is_reached_by_as_many_as_are_wanted(seed, lines, spread):
     assert lowest == (bits[0] if bits else -1)
     least = int(rng.integers(1, len(scores) + 1))
     most = int(rng.integers(least, len(scores) + 1))
-    low = near.threshold(scores, least, most)
+    low = choose.threshold(scores, least, most)
     reached = int((scores >= low).sum())
     assert reached >= least
     assert reached <= most or (scores >= low + 1).sum() < least
@@ -177,7 +178,7 @@ def test_choose_cells__takes_the_best(seed, lines, first, spread):
     scores = rng.integers(-spread, spread + 1, 16 * lines).astype(np.int32)
     wanted = int(rng.integers(1, len(scores) + 1))
     out, found = np.full(wanted + 1, -7, np.int32), np.empty(wanted + 16, np.int32)
-    few = near.choose_cells(scores, wanted, first, out, found)
+    few = choose.choose_cells(scores, wanted, first, out, found)
     order = np.argsort(-scores.astype(int), kind="stable")
     assert sorted(out[:wanted].tolist()) == sorted(order[:wanted].tolist())
     assert out[wanted] == -7

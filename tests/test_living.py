@@ -663,7 +663,7 @@ def test_backup__is_an_index_of_its_own(index: FunnelIndex, tmp_path: Path) -> N
 def test_many_versions__open_fast_and_old_ones_are_let_go(
     index: FunnelIndex, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("funnel.index.KEPT_VERSIONS", 5)
+    monkeypatch.setattr("funnel.changing.KEPT_VERSIONS", 5)
     for i in range(20):
         index.delete([i])
     assert len(index.versions()) <= 15
@@ -900,10 +900,10 @@ def test_published__is_never_taken_back(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("funnel.index.COLLECT_EVERY", 1)
+    monkeypatch.setattr("funnel.changing.COLLECT_EVERY", 1)
     where = {
         "_show": "funnel.index.FunnelIndex._show",
-        "collect": "funnel.index.collect",
+        "collect": "funnel.changing.collect",
         "look": "funnel.merging.Merger.look",
     }
     with monkeypatch.context() as patch:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funnel.build import sample as s
-from funnel.projection import _ranks
+from funnel.probes import ranks_of
 
 
 def sampled(seed: int, kinds: int, rows: int) -> s.Reservoir:
@@ -47,4 +47,4 @@ def test_ranks__count_what_is_at_least_as_good(ties):
     scores[17] = -np.inf
     wanted = scores[rng.choice(np.delete(np.arange(500), 17), 10, replace=False)]
     expected = [sum(one >= score for one in scores.tolist()) for score in wanted]
-    assert _ranks(scores, wanted).tolist() == expected
+    assert ranks_of(scores, wanted).tolist() == expected

@@ -1314,20 +1314,20 @@ def test_overwrite__gives_the_new_index_or_keeps_the_old_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from funnel.store import commit
+    from funnel.store import place
 
     path = tmp_path / "x"
     build(corpus(), path=path).close()
     few = corpus()[:40]
     with monkeypatch.context() as patch:
         if not exchanges:
-            patch.setattr(commit, "exchange", lambda *_: False)
+            patch.setattr(place, "exchange", lambda *_: False)
         if failing == "rename":
             patch.setattr(Path, "rename", refuse_second(Path.rename))
         if failing == "sync":
-            real = commit.sync
+            real = place.sync
             patch.setattr(
-                commit,
+                place,
                 "sync",
                 lambda p: refuse() if p == tmp_path else real(p),
             )

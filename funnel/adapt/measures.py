@@ -8,23 +8,20 @@ n = rows of the sample, q = queries, d = dims, w = width of a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from funnel.kernels.types import Floats, Rows
-from funnel.projection import PROBES, PROBES_TOGETHER, TARGET, TOP, principal_axes
-from funnel.vectors import unit
+from funnel.probes import TOP, Probes, Ranks, rows_needed
+from funnel.projection import principal_axes
 
 SHORTLISTS = (10, 20, 50, 100, 200, 500, 1000)
 COPY = 1e-6  # a cosine so close to 1 is a copy's: float32 cannot tell
 ORDER_ROWS = 4_096  # enough to tell an order from chance
 ORDER_DRAWS = 16
 LEAST_SPREAD = 0.005  # of recall: 256 queries measure no finer
-
-Ranks = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -78,69 +75,8 @@ class Order:
         return self.gain / max(self.spread, LEAST_SPREAD)
 
 
-class Judge:
-    """Queries and their exact neighbours among the rows, to judge prefixes by.
-
-    The same rows in the same order, and the same sums, as `projection.Probes` has: a
-    diagnosis and a build on equal samples agree to the last row.
-
-    Parameters
-    ----------
-    rows : (n, d) float32, unit norm
-    queries : (q, d) float32, unit norm
-    own : (q,) int64 or None
-        The rows that the queries are: no answers to themselves.
-    """
-
-    def __init__(self, rows: Floats, queries: Floats, own: Rows | None) -> None:
-        self.rows, self.queries, self.own = rows, queries, own
-        n, count = len(rows), len(queries)
-        starts = range(0, count, PROBES_TOGETHER)
-        self._parts = [slice(i, min(i + PROBES_TOGETHER, count)) for i in starts]
-        self._tops = [
-            np.argpartition(exact, n - TOP, axis=1)[:, n - TOP :]
-            for exact in (self._scores(rows, queries) if n > 2 * TOP else ())
-        ]
-
-    @classmethod
-    def of_sample(cls, rows: Floats, seed: int) -> Judge:
-        """Return a judge whose queries are rows of the sample."""
-        draw = np.random.default_rng(seed).choice
-        own = draw(len(rows), min(PROBES, len(rows)), replace=False)
-        return cls(rows, rows[own], own)
-
-    def _scores(self, rows: Floats, queries: Floats) -> Iterator[Floats]:
-        """Score all rows against some queries at a time, which bounds memory."""
-        for part in self._parts:
-            scores: Floats = queries[part] @ rows.T
-            if self.own is not None:
-                scores[np.arange(len(scores)), self.own[part]] = -np.inf
-            yield scores
-
-    def ranks(self, rows: Floats, queries: Floats) -> Ranks:
-        """Return where a projection ranks the exact top 10 of each query.
-
-        Parameters
-        ----------
-        rows : (n, w) float32
-            The sample, projected and cut.
-        queries : (q, w) float32
-
-        Returns
-        -------
-        (q, 10) int64
-            From 1; equal scores count as before it. (0, 10) for too few rows.
-        """
-        rows = unit(np.ascontiguousarray(rows))
-        queries = unit(np.ascontiguousarray(queries))
-        if self.own is not None:
-            queries = rows[self.own]
-        found = [np.empty((0, TOP), np.int64)]
-        for scores, top in zip(self._scores(rows, queries), self._tops, strict=False):
-            wanted = np.take_along_axis(scores, top, axis=1)
-            columns = [(scores >= wanted[:, [i]]).sum(axis=1) for i in range(TOP)]
-            found.append(np.stack(columns, axis=1))
-        return np.concatenate(found)
+class Judge(Probes):
+    """Judges prefixes by queries and their exact neighbours among the rows."""
 
     def figures(
         self, space: str, rows: Floats, queries: Floats, dims: Sequence[int]
@@ -197,13 +133,6 @@ def energies(rows: Floats, dims: Sequence[int]) -> tuple[float, ...]:
 def recall_within(ranks: Ranks, shortlist: int) -> float:
     """Return the share of ranks that a shortlist holds; 0 where there are none."""
     return float((ranks <= shortlist).mean()) if ranks.size else 0.0
-
-
-def rows_needed(ranks: Ranks, rows: int) -> int:
-    """Return the shortlist that holds 99 % of the ranks; all rows if there are none."""
-    if not ranks.size:
-        return rows
-    return int(np.quantile(ranks, TARGET, method="higher"))
 
 
 def order_of(rows: Floats, seed: int) -> Order:

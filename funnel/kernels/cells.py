@@ -13,14 +13,13 @@ from typing import TypeAlias
 
 import numpy as np
 
+from funnel.kernels.choose import LOWEST_RAW, choose_cells, threshold
 from funnel.kernels.fours import FOUR
 from funnel.kernels.jit import LINE_BYTES, inlined, kernel, prefetch
 from funnel.kernels.pool import NODE_BITS
 from funnel.kernels.tiles import (
     LANES,
     bits_from,
-    count_from,
-    greatest,
     lowest_bit,
     score_four,
     score_one,
@@ -31,7 +30,6 @@ from funnel.kernels.types import Array
 TWO = 2
 NEAR = 4  # times the nodes that are kept: of the best cells, scanned before the others
 NEAR_TILES = 128  # at most, of those cells
-LOWEST_RAW = -(1 << 31)
 
 Cells: TypeAlias = tuple[Array, Array, Array, Array]
 """Tiles of the centres, (c / 16, 16 w); the first tile of each cell and the end,
@@ -47,103 +45,6 @@ its salt each query prefers others, where many codes are equal."""
 def room(limit: int) -> int:
     """Return how many nodes are held while the best `limit` are looked for."""
     return -(-2 * limit // LANES) * LANES + FOUR * LANES
-
-
-@kernel
-def threshold(scores: Array, least: int, most: int) -> int:
-    """Return a number that at least `least` scores reach, and at most `most` if it may.
-
-    It may not where more are equal: then it is the largest that `least` reach. Steps
-    away from the greatest score, then halves: each look at all scores is a few vectors.
-
-    Parameters
-    ----------
-    scores : (a multiple of 16,) int32
-    least : int
-        At most as many as there are.
-    """
-    high = int(greatest(scores))
-    low, step = high, 1 << 8
-    found = count_from(scores, np.int32(low))
-    while found < least:
-        high = low - 1
-        low = max(low - step, LOWEST_RAW)
-        step <<= 1
-        found = count_from(scores, np.int32(low))
-    while found > most and low < high:
-        middle = low + (high - low + 1) // 2
-        here = count_from(scores, np.int32(middle))
-        if here >= least:
-            low, found = middle, here
-        else:
-            high = middle - 1
-    return low
-
-
-@kernel
-def write_from(scores: Array, low: int, most: int, cells: Array, found: Array) -> int:
-    """Write the cells that score at least `low`, and their scores, in their order.
-
-    Of those that score `low` itself, only as many as there is room for: `most` in all.
-    Returns how many there are.
-    """
-    left = most - count_from(scores, np.int32(low + 1))
-    count = 0
-    for at in range(0, len(scores), LANES):
-        bits = bits_from(scores, at, np.int32(low))
-        while bits != 0:
-            cell = at + lowest_bit(bits)
-            bits &= bits - 1
-            score = scores[cell]
-            if score > low or left > 0:
-                left -= int(score == low)
-                cells[count], found[count] = cell, score
-                count += 1
-    return count
-
-
-@kernel
-def put_first(cells: Array, found: Array, count: int, low: int) -> int:
-    """Move the cells that score at least `low` to the front; return how many."""
-    near = 0
-    for i in range(count):
-        if found[i] >= low:
-            cells[near], cells[i] = cells[i], cells[near]
-            found[near], found[i] = found[i], found[near]
-            near += 1
-    return near
-
-
-@kernel
-def choose_cells(
-    scores: Array, wanted: int, near: int, out: Array, found: Array
-) -> int:
-    """Write the `wanted` cells of the best centres, about `near` of the best first.
-
-    Parameters
-    ----------
-    scores : (c,) int32
-        Of the centres; c is a multiple of 16.
-    wanted : int
-        From 1 to c.
-    near : int
-        At least 1.
-    out : (≥ wanted,) int32, out
-        Among equal centres the lower cells are taken.
-    found : (≥ wanted + 16,) int32, scratch
-
-    Returns
-    -------
-    int
-        How many come first.
-    """
-    low = threshold(scores, wanted, wanted)
-    count = write_from(scores, low, wanted, out, found)
-    if count <= near:
-        return count
-    padded = -(-count // LANES) * LANES
-    found[count:padded] = LOWEST_RAW
-    return put_first(out, found, count, threshold(found[:padded], near, 2 * near))
 
 
 @kernel

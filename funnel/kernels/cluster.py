@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.cells import LOWEST_RAW
+from funnel.kernels.choose import LOWEST_RAW
 from funnel.kernels.codes import code_offset
 from funnel.kernels.fours import FOUR
 from funnel.kernels.jit import kernel

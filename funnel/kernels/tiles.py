@@ -3,8 +3,8 @@
 A tile holds sixteen codes so that four coordinates of each lie in one cache line: each
 lane of a vector adds up one code's score, nothing is summed across lanes, and a line
 that was loaded once serves up to four queries (`kernels/lanes.py`). Each function has a
-Python twin. Called by `kernels/cells.py`,
-`kernels/cluster.py` and `kernels/query.py`.
+Python twin. Called by `kernels/cells.py`, `kernels/choose.py`, `kernels/cluster.py` and
+`kernels/query.py`.
 
 n = nodes, t = tiles, w = bytes of a code, a multiple of 64, b = queries.
 """
