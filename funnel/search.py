@@ -1,6 +1,6 @@
 """One search over one snapshot: lay out the plan's arrays and run the kernels.
 
-Queries come checked from `index.py`; the arithmetic is in `kernels/`.
+Queries come checked from `handle.py`; the arithmetic is in `kernels/`.
 """
 
 from __future__ import annotations

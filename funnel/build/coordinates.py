@@ -22,6 +22,7 @@ from funnel.vectors import row_norms, unit
 
 CHUNK_BYTES = 32 << 20
 CODE_QUANTILE = 0.9999  # larger coordinates are clipped: a finer step for the rest
+CODE_SAMPLE = 4_096  # rows that it is taken of
 
 
 class Coordinates:
@@ -94,10 +95,12 @@ class Coordinates:
 
     def code_unit(self, sample: Reservoir) -> float:
         """Return the coordinate that a code of 1 stands for."""
-        short = np.abs(unit(self.project(sample.rows, self.projection.code_dim)))
-        quantile = CODE_QUANTILE
+        rows, norms, quantile = sample.rows, sample.norms, CODE_QUANTILE
         if self.options.metric == "ip":  # clipping would hit the rows that should win
-            short, quantile = short * sample.norms, 1.0
+            quantile = 1.0
+        else:
+            rows, norms = rows[:: 1 + len(rows) // CODE_SAMPLE], np.ones(1, np.float32)
+        short = np.abs(unit(self.project(rows, self.projection.code_dim))) * norms
         top = float(np.quantile(short, quantile)) or float(short.max()) or 1.0
         return top / 127
 

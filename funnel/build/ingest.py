@@ -70,6 +70,8 @@ class Ingest:
         self.rows = self.seen = 0
         self.sample = Reservoir(options.full_dim, options.seed)
         self._writers: list[MatrixWriter] = []
+        self._other = ThreadPoolExecutor(1)  # stores while this thread goes on
+        self._finished: dict[str, Future[FileEntry]] = {}
         self._metadata = TableWriter(self.path("metadata"))
         self._text_ids = TableWriter(self.path("ids"))
         self._hashes: list[npt.NDArray[np.uint64]] = []
@@ -95,13 +97,13 @@ class Ingest:
             path, width = self.path(f"vectors{i}"), stop - start
             writer = MatrixWriter(path, "vector", width, self.options.dtype)
             self._writers.append(writer)
-        with progress.step("writing", total) as advance, ThreadPoolExecutor(1) as other:
+        with progress.step("writing", total) as advance:
             stored: Future[None] | None = None
             for batch in batches:
                 vectors = self._clean(batch)
                 if stored is not None:
                     stored.result()
-                stored = other.submit(self._store, vectors)
+                stored = self._other.submit(self._store, vectors)
                 self.sample.offer(vectors)
                 self._hashes.append(row_hashes(vectors))
                 advance(len(batch.vectors))
@@ -110,7 +112,8 @@ class Ingest:
         if not self.rows:
             raise InvalidArgumentError("there are no embeddings to build from")
         for i, writer in enumerate(self._writers):
-            self.files[f"vectors{i}"] = writer.finish()
+            writer.flushed()
+            self._finished[f"vectors{i}"] = self._other.submit(writer.finish)
         if self._metadata.rows:
             self.files["metadata"] = self._metadata.finish()
 
@@ -208,8 +211,15 @@ class Ingest:
         """Return where the kept rows were in the source; None if all were kept."""
         return np.concatenate(self._kept) if self.rows != self.seen else None
 
+    def finish(self) -> None:
+        """Wait until all vectors are stored, and describe their files."""
+        for role, entry in self._finished.items():
+            self.files[role] = entry.result()
+        self._other.shutdown()
+
     def abandon(self) -> None:
         """Close what is open, and remove what was written."""
+        self._other.shutdown()
         for matrix in self._writers:
             matrix.close()
         self._metadata.abandon()

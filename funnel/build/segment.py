@@ -62,6 +62,7 @@ class SegmentBuilder:
         self._write_nodes(first, node_rows, owners[loose])
         graph = self._write_links(node_rows)
         i = self._ingest
+        i.finish()
         return Segment(
             name, i.rows, len(node_rows), i.edges, code_unit, graph, dict(i.files)
         )

@@ -27,7 +27,7 @@ from funnel.errors import CorruptIndexError, StorageError
 from funnel.store.disk import begin_storing, reading, storing
 
 BODY_OFFSET = 4096
-HASH_BYTES = 1 << 24
+HASH_BYTES = 1 << 20
 HUGE_PAGE_BYTES = 1 << 21
 
 
