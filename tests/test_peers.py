@@ -16,7 +16,7 @@ from benchmarks.children import ChildError, run_child
 from benchmarks.measure import Point
 from benchmarks.pareto import front, qps_at
 from benchmarks.peer_report import tables
-from benchmarks.peer_results import duel, near_front, read_folder
+from benchmarks.peer_results import Files, duel, near_front, read_folder
 from benchmarks.peer_worker import Measured, pairs, worth_timing
 from benchmarks.peers import PeerPlan, PeerRun
 from benchmarks.probe import Startup
@@ -330,6 +330,10 @@ def test_verdicts__say_what_holds(tiny_run):
     assert [holds for holds, _ in found] == [True, False, False, True, False, True]
     assert "3.00×" in found[1][1]
     assert "2.50×" in found[4][1]
+    assert "of each" not in found[1][1]
+    there = [one | {"dataset": "there"} for one in files.peers]
+    other = Files(files.ours | {"dataset": "there"}, there, files.data)
+    assert "of each: there 3.00×, tiny 3.00×" in verdicts([files, other])[1].worst
     assert best_peers(files, 2) == ["diy", "scann"]
 
 
