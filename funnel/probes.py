@@ -76,7 +76,8 @@ class Probes:
         (q, 10) int64
             From 1; equal scores count as before it. (0, 10) for too few rows.
         """
-        rows = unit(np.ascontiguousarray(rows))
+        rows = np.array(rows, np.float32, order="C")
+        unit(rows, out=rows)
         if self.own is None:
             queries = unit(np.ascontiguousarray(queries))
         else:

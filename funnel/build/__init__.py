@@ -33,7 +33,7 @@ from funnel.vectors import to_float32, unit
 from funnel.version import __version__
 
 __all__ = ["Options", "build_index"]
-LIKELY_ROWS = 4_096
+LIKELY_ROWS = 2_048
 
 
 def build_index(
