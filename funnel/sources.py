@@ -29,7 +29,7 @@ from funnel.errors import (
 )
 from funnel.vectors import as_array
 
-BATCH_BYTES = 16 << 20
+BATCH_BYTES = 64 << 20
 VECTOR_NAMES = ("vector", "embedding", "embeddings", "emb", "values")
 RESERVED = ("id", "vector")
 ID_NAMES = ("id", "_id", "doc_id", "docid")
