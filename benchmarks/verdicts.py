@@ -39,7 +39,7 @@ class Verdict:
 def ahead(sets: Iterable[Files]) -> list[Duel]:
     """Return every comparison that a peer wins, the clearest first."""
     lost = [one for files in sets for one in duels(files) if behind(one)]
-    return sorted(lost, key=lambda one: one.ratio or 0)
+    return sorted(lost, key=_ratio)
 
 
 def behind(one: Duel) -> bool:
@@ -85,7 +85,7 @@ def _times(wanted: float, found: list[Duel], opponent: str) -> Verdict:
     worst = min(lowest.values(), key=_ratio)
     said = f"lowest: {told(worst)}"
     if len(lowest) > 1:
-        each = (f"{name} {number(_ratio(lowest[name]))}×" for name in sorted(lowest))
+        each = (f"{name} {_times_told(lowest[name])}" for name in sorted(lowest))
         said += f"; of each: {', '.join(each)}"
     return Verdict(claim, _ratio(worst) >= wanted, said)
 
@@ -95,13 +95,16 @@ def _ratio(one: Duel) -> float:
     return one.ratio or 0.0
 
 
+def _times_told(one: Duel) -> str:
+    return "funnel does not reach it" if one.ratio is None else f"{number(one.ratio)}×"
+
+
 def told(one: Duel) -> str:
     """Say a comparison in words."""
     plural = "s" if one.threads > 1 else ""
     mode = "one batch" if one.mode == "batch" else "single calls"
-    ratio = "funnel does not reach it" if one.ratio is None else f"{number(one.ratio)}×"
     return (
-        f"{ratio}, `{one.peer}` on {one.dataset}, {mode}, {one.threads} "
+        f"{_times_told(one)}, `{one.peer}` on {one.dataset}, {mode}, {one.threads} "
         f"thread{plural}, knn_recall@10 {one.target:.2f}"
     )
 

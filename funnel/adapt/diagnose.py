@@ -33,10 +33,10 @@ from funnel.kernels.rows import squared_norms
 from funnel.kernels.types import Floats
 from funnel.nested import nested_dims
 from funnel.options import MAX_SEED, default_dims
-
-# The rule of `choose_projection`, on figures that queries of one's own may have made.
 from funnel.probes import PROBES, TOP
 from funnel.progress import Progress
+
+# The rule of `choose_projection`, on figures that queries of one's own may have made.
 from funnel.projection import WIDTHS, cheapest, principal_axes, with_tail
 from funnel.sources import open_source
 from funnel.vectors import LEAST, MOST, TRANSFORMS, apply_transform, check_rows

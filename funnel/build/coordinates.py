@@ -95,12 +95,12 @@ class Coordinates:
 
     def code_unit(self, sample: Reservoir) -> float:
         """Return the coordinate that a code of 1 stands for."""
-        rows, norms, quantile = sample.rows, sample.norms, CODE_QUANTILE
-        if self.options.metric == "ip":  # clipping would hit the rows that should win
-            quantile = 1.0
-        else:
-            rows, norms = rows[:: 1 + len(rows) // CODE_SAMPLE], np.ones(1, np.float32)
-        short = np.abs(unit(self.project(rows, self.projection.code_dim))) * norms
+        by_norm = self.options.metric == "ip"
+        step = 1 if by_norm else 1 + len(sample.rows) // CODE_SAMPLE
+        rows, quantile = sample.rows[::step], CODE_QUANTILE
+        short = np.abs(unit(self.project(rows, self.projection.code_dim)))
+        if by_norm:  # clipping would hit the rows that should win
+            short, quantile = short * sample.norms, 1.0
         top = float(np.quantile(short, quantile)) or float(short.max()) or 1.0
         return top / 127
 

@@ -112,7 +112,7 @@ class Ingest:
         if not self.rows:
             raise InvalidArgumentError("there are no embeddings to build from")
         for i, writer in enumerate(self._writers):
-            writer.flushed()
+            writer.flush()
             self._finished[f"vectors{i}"] = self._other.submit(writer.finish)
         if self._metadata.rows:
             self.files["metadata"] = self._metadata.finish()
@@ -219,7 +219,7 @@ class Ingest:
 
     def abandon(self) -> None:
         """Close what is open, and remove what was written."""
-        self._other.shutdown()
+        self._other.shutdown(cancel_futures=True)
         for matrix in self._writers:
             matrix.close()
         self._metadata.abandon()

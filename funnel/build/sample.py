@@ -71,6 +71,8 @@ class Reservoir:
         """
         rows = self.rows
         order, count = distinct_first(rows)
+        if count == len(rows):
+            return rows
         others = rows[order[count:]]
         for start in range(0, count, MOVED_ROWS):  # from later places to earlier ones
             stop = min(start + MOVED_ROWS, count)

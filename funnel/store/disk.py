@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from funnel.errors import FunnelError, StorageError
 
@@ -47,6 +49,12 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux: fcntl.h, linux/fs.h
 SYNC_FILE_RANGE_WRITE = 2
 
 
+@functools.cache
+def _function(name: str) -> Any:
+    """Return a function of the C library, or None where it has none of that name."""
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+
+
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two directories in one step; False where the system cannot.
 
@@ -55,7 +63,7 @@ def exchange(one: Path, other: Path) -> bool:
     OSError
         If it can, but did not.
     """
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    rename = _function("renameat2")
     if rename is None:
         return False
     paths = os.fsencode(one), os.fsencode(other)
@@ -73,7 +81,7 @@ def begin_storing(file: int, start: int, size: int) -> None:
     Does not wait, and says nothing of the disk's errors: only a sync makes bytes
     durable, and has less left to do after this.
     """
-    begin = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    begin = _function("sync_file_range")
     if begin is not None:
         places = ctypes.c_int64(start), ctypes.c_int64(size)
         begin(file, *places, SYNC_FILE_RANGE_WRITE)

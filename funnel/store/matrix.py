@@ -145,10 +145,14 @@ class MatrixWriter:
         self._put(view)
         self.rows += len(piece)
 
-    def flushed(self) -> npt.NDArray[Any]:
-        """Return a read-only map of the rows written so far."""
+    def flush(self) -> None:
+        """Write what is held, so that all rows can be mapped."""
         self._write(self._held)
         self._held = bytearray()
+
+    def flushed(self) -> npt.NDArray[Any]:
+        """Return a read-only map of the rows written so far."""
+        self.flush()
         return map_body(self.path, self.rows, self.width, self.dtype.name)
 
     def finish(self) -> FileEntry:
@@ -196,22 +200,21 @@ class MatrixWriter:
         if len(view) < room:
             self._held += view
             return
+        start = self._at
         self._held += view[:room]
         self._write(self._held)
         whole = room + (len(view) - room) // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
         self._write(view[room:whole])
+        begin_storing(self._file.fileno(), start, self._at - start)
         self._held = bytearray(view[whole:])
 
     def _write(self, piece: memoryview | bytearray) -> None:
         """Write all of it: a raw file may take less than it is given."""
-        if not piece:
-            return
-        view, began = memoryview(piece), self._file.tell()
+        view = memoryview(piece)
         self._at += len(view)
         with storing(self.path):
             while len(view):
                 view = view[self._file.write(view) :]
-        begin_storing(self._file.fileno(), began, len(piece))
 
 
 def map_body(path: Path, rows: int, width: int, dtype: str) -> npt.NDArray[Any]:
