@@ -852,6 +852,13 @@ def test_iterator__of_300_mb_is_built_in_half_of_that(
     assert float(done.stdout) < 150, f"{done.stdout.strip()} MB of anonymous memory"
 
 
+def test_batch__holds_what_measured_dims_are_measured_on() -> None:
+    from funnel.nested import SAMPLE_ROWS
+    from funnel.sources import rows_a_batch
+
+    assert rows_a_batch(4 * 768) >= SAMPLE_ROWS
+
+
 # ---- progress
 
 
