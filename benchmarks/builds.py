@@ -1,10 +1,10 @@
-"""Builds every index once, times it, and keeps it for the next run.
+"""Builds an index once, times it, and keeps it for the next run.
 
 An index lives in ``<cache>/<data set>/<system>-<params>/index`` beside ``build.json``,
 which is written last: a folder without it was interrupted and is built again. A kept
 index is used again only if nothing that made it has changed (parameters, versions of
 the libraries, for `funnel` its own source). It does not open or search. Called by
-`benchmarks.run` and, in a process of its own, by `benchmarks.peer_worker`.
+`benchmarks.peer_worker`, in a process for each index: `build_apart` starts one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from benchmarks.children import run_child
 from benchmarks.machine import versions
 from benchmarks.memory import PeakMemory
 from benchmarks.systems import BuildSettings, System, entry_of
@@ -92,7 +91,7 @@ def _kept(folder: Path, stamp: dict[str, object], *, any_source: bool) -> Built 
 
 
 class Builder:
-    """Builds what the cache does not hold.
+    """Builds an index that the cache does not hold.
 
     Parameters
     ----------
@@ -120,43 +119,21 @@ class Builder:
         self.workload, self.cache, self.settings = workload, cache, settings
         self.rebuild, self.any_source = rebuild, any_source
 
-    def build_all(
-        self, systems: Iterable[System], announce: Callable[[str], None]
-    ) -> dict[str, Built]:
-        """Return a saved index for each system, by the system's key.
+    def find(self, system: System) -> Built | None:
+        """Return the index of an earlier run; None if it is to be built."""
+        if self.rebuild:
+            return None
+        folder = _folder(system, self.workload, self.cache)
+        stamp = _stamp(system, self.settings)
+        return _kept(folder, stamp, any_source=self.any_source)
 
-        Parameters
-        ----------
-        systems : iterable of System
-            Unopened adapters.
-        announce : callable
-            Told the key of each system before it is built or found.
+    def build(self, system: System) -> Built:
+        """Time one build, after a small one that compiles and starts threads.
 
-        Notes
-        -----
-        The normalised corpus is in memory while something is built, and only then.
+        The normalised corpus is in memory meanwhile.
         """
-        vectors, built = None, {}
-        for system in systems:
-            announce(system.key)
-            stamp = _stamp(system, self.settings)
-            folder = _folder(system, self.workload, self.cache)
-            kept = _kept(folder, stamp, any_source=self.any_source)
-            if kept is None or self.rebuild:
-                if vectors is None:
-                    vectors = self.workload.vectors()
-                kept = self._build(system, vectors, folder, stamp)
-            built[system.key] = kept
-        return built
-
-    def _build(
-        self,
-        system: System,
-        vectors: np.ndarray,
-        folder: Path,
-        stamp: dict[str, object],
-    ) -> Built:
-        """Time one build, after a small one that compiles and starts threads."""
+        folder = _folder(system, self.workload, self.cache)
+        stamp, vectors = _stamp(system, self.settings), self.workload.vectors()
         with tempfile.TemporaryDirectory() as small:
             system.build(vectors[:WARM_UP_ROWS], Path(small), self.settings)
         shutil.rmtree(folder, ignore_errors=True)
@@ -171,3 +148,39 @@ class Builder:
         record["peak_bytes"] = peak.added_bytes
         (folder / "build.json").write_text(json.dumps(record, indent=1))
         return Built(path, build_s, bytes_below(path), params, peak.added_bytes)
+
+
+def build_apart(
+    key: str,
+    data: dict[str, Any],
+    *,
+    threads: int,
+    rebuild: bool,
+    any_source: bool,
+    seconds: float | None = None,
+) -> Built:
+    """Build an index in a process of its own, or find it.
+
+    What a library keeps of the memory that it has freed would stand beside whatever
+    is measured next, and push the files of indexes out of the page cache.
+
+    Parameters
+    ----------
+    key : str
+        The system's.
+    data : dict
+        How a child loads the same data: spec, cache, n, dim, queries, dims.
+    threads, rebuild, any_source
+        See `Builder`.
+    seconds : float or None
+        How long the child may take.
+
+    Raises
+    ------
+    ChildError
+        If it fails, or takes longer.
+    """
+    flags = {"rebuild": rebuild, "any_source": any_source}
+    task = {"key": key, "data": data, "build_threads": threads} | flags
+    found = run_child("build", task, threads=threads, seconds=seconds)
+    return Built(**found | {"path": Path(found["path"])})

@@ -6,7 +6,7 @@ Joins the other files; decides nothing about how to time, judge or show. Called 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.builds import Builder, Built
+from benchmarks.builds import Built
 from benchmarks.measure import (
     Point,
     Timing,
@@ -27,7 +27,7 @@ from benchmarks.metrics import Judge
 from benchmarks.probe import Startup, Task, compile_seconds, run_probe
 from benchmarks.progress import Steps
 from benchmarks.results import Record
-from benchmarks.systems import BuildSettings, Run, System, main_run
+from benchmarks.systems import Run, System, main_run
 from benchmarks.truth import Truth, Workload, load_or_find
 
 COUNTED_QUERIES = 200
@@ -66,28 +66,36 @@ class Experiment:
         Efforts, rounds, threads.
     steps : Steps
         Shows progress.
+    build : callable
+        Builds a system's index, or finds it.
     """
 
     def __init__(
-        self, workload: Workload, systems: list[System], plan: Plan, steps: Steps
+        self,
+        workload: Workload,
+        systems: list[System],
+        plan: Plan,
+        steps: Steps,
+        build: Callable[[System], Built],
     ) -> None:
         self.workload, self.systems = workload, systems
-        self.plan, self.steps = plan, steps
+        self.plan, self.steps, self.build = plan, steps, build
         self.answers: dict[Point, Answer] = {}
         self.judge: Judge
 
-    def run(self, cache: Path, *, rebuild: bool, any_source: bool) -> dict[str, Any]:
+    def run(self, cache: Path) -> dict[str, Any]:
         """Do every step; returns what ``results.json`` holds.
 
         Parameters
         ----------
         cache : Path
-            Folder that keeps indexes and exact answers.
-        rebuild, any_source : bool
-            See `benchmarks.builds.Builder`.
+            Folder that keeps exact answers.
         """
-        plan = self.plan
-        built = self._build(cache, rebuild=rebuild, any_source=any_source)
+        plan, built = self.plan, {}
+        with self.steps.step("build indexes", len(self.systems)) as step:
+            for system in self.systems:
+                step.next(system.key)
+                built[system.key] = self.build(system)
         self.judge = Judge(self.workload, self._truth(cache), plan.k)
         for system in self.systems:
             system.open(built[system.key].path, plan.threads)
@@ -123,18 +131,6 @@ class Experiment:
             {"dim": dim, "mflops_per_query": dim * n_rows / 1e6} | self._judge(rows)
             for dim, rows in self.judge.truth.rows.items()
         ]
-
-    def _build(
-        self, cache: Path, *, rebuild: bool, any_source: bool
-    ) -> dict[str, Built]:
-        """Build or find every index."""
-        plan = self.plan
-        settings = BuildSettings(plan.build_threads, self.workload.dims)
-        builder = Builder(
-            self.workload, cache, settings, rebuild=rebuild, any_source=any_source
-        )
-        with self.steps.step("build indexes", len(self.systems)) as step:
-            return builder.build_all(self.systems, step.next)
 
     def _truth(self, cache: Path) -> Truth:
         """Find the exact neighbours at every prefix."""

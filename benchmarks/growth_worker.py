@@ -57,7 +57,8 @@ def measure_point(task: Record) -> Record:
         rebuild=task["rebuild"],
         any_source=task["any_source"],
     )
-    built = builder.build_all([make(KEY)], lambda key: None)[KEY]
+    system = make(KEY)
+    built = builder.find(system) or builder.build(system)
     workload = replace(workload, dims=workload.dims[-1:])  # no other is judged
     truth = load_or_find(workload, k, cache / "cache", lambda rows: None)
     found = sweep(built.path, workload, truth, task)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +105,9 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
         rebuild=task["rebuild"],
         any_source=task["any_source"],
     )
-    built = builder.build_all([make(task["key"])], lambda key: None)[task["key"]]
-    return {
-        "path": str(built.path),
-        "params": built.params,
-        "build_s": built.build_s,
-        "disk_bytes": built.disk_bytes,
-        "peak_bytes": built.peak_bytes,
-    }
+    system = make(task["key"])
+    built = builder.find(system) or builder.build(system)
+    return asdict(built) | {"path": str(built.path)}
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import machine
-from benchmarks.builds import source_digest
+from benchmarks.builds import build_apart, source_digest
 from benchmarks.children import ChildError, run_child
 from benchmarks.peer_results import near_front
 from benchmarks.peer_worker import OUR_RUNS
@@ -154,13 +154,16 @@ class PeerRun:
         """Build one index in a process of its own, or find it."""
         plan = self.plan
         self.say(f"{key}: build")
-        flags = {"rebuild": plan.rebuild, "any_source": plan.any_source}
-        task = {"key": key, "data": self.data, "build_threads": plan.build_threads}
-        found = run_child(
-            "build", task | flags, threads=plan.build_threads, seconds=plan.build_s
+        built = build_apart(
+            key,
+            self.data,
+            threads=plan.build_threads,
+            rebuild=plan.rebuild,
+            any_source=plan.any_source,
+            seconds=plan.build_s,
         )
-        self.say(f"{key}: built in {found['build_s']:.1f} s")
-        return found
+        self.say(f"{key}: built in {built.build_s:.1f} s")
+        return asdict(built) | {"path": str(built.path)}
 
     def _startup(
         self, key: str, built: Record, run: str, effort: int = PROBED_EFFORT

@@ -151,7 +151,9 @@ def saved_index(workload: Any, args: argparse.Namespace) -> Path:
     settings = BuildSettings(machine.cores(), workload.dims)
     cache = args.cache / "cache"
     builder = Builder(workload, cache, settings, any_source=args.any_source)
-    return builder.build_all([make(KEY)], lambda key: None)[KEY].path / "index.funnel"
+    system = make(KEY)
+    built = builder.find(system) or builder.build(system)
+    return built.path / "index.funnel"
 
 
 def shape_of(path: Path) -> Shape:

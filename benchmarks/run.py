@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments.parse_args(argv)
     if args.shortlist < args.k:
         arguments.error(f"--shortlist {args.shortlist} cannot hold --k {args.k}")
-    from funnel.errors import InvalidArgumentError  # after --help: it takes a second
+    from benchmarks.children import ChildError  # after --help: they take a second
+    from funnel.errors import InvalidArgumentError
 
     try:
         if args.peers:
@@ -254,6 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             measure_and_write(args)
     except InvalidArgumentError as error:
         arguments.error(str(error))
+    except ChildError as error:
+        sys.exit(f"{arguments.prog}: {error}")
 
 
 def load_data(args: argparse.Namespace) -> Any:
@@ -296,16 +299,47 @@ def measure_and_write(args: argparse.Namespace) -> None:
         threads=args.threads,
         build_threads=args.build_threads or machine.cores(),
     )
+    workload = make_workload(data, args.dims)
+    build = build_or_find(args, workload, plan.build_threads)
     with Steps() as steps:
-        experiment = Experiment(make_workload(data, args.dims), systems, plan, steps)
-        results = experiment.run(
-            args.cache / "cache", rebuild=args.rebuild, any_source=args.any_source
-        )
+        experiment = Experiment(workload, systems, plan, steps, build)
+        results = experiment.run(args.cache / "cache")
     results["machine"]["left_out"] = missing
     folder, dims = args.out or Path("results") / data.name, experiment.dims()
     write(folder, results, dims, experiment)
     show(results, dims)
     print(f"\nwritten to {folder}/")
+
+
+def build_or_find(
+    args: argparse.Namespace, workload: Any, threads: int
+) -> Callable[[Any], Any]:
+    """Return what finds a system's index, or builds it in a process of its own."""
+    from benchmarks.builds import Builder, build_apart
+    from benchmarks.children import ChildError
+    from benchmarks.systems import BuildSettings
+
+    settings = BuildSettings(threads, workload.dims)
+    flags = {"rebuild": args.rebuild, "any_source": args.any_source}
+    builder = Builder(workload, args.cache / "cache", settings, **flags)
+    given = given_data(args)
+
+    def build(system: Any) -> Any:
+        if found := builder.find(system):
+            return found
+        try:
+            return build_apart(system.key, given, threads=threads, **flags)
+        except ChildError as error:
+            raise ChildError(error.status, f"{system.key}: {error}") from error
+
+    return build
+
+
+def given_data(args: argparse.Namespace) -> dict[str, Any]:
+    """Return how a process of its own loads the same data."""
+    given = {"spec": args.dataset, "cache": str(args.cache.resolve())}
+    names = ("n", "dim", "queries", "dims")
+    return given | {name: getattr(args, name) for name in names}
 
 
 def measure_peers(args: argparse.Namespace) -> None:
@@ -333,11 +367,10 @@ def measure_peers(args: argparse.Namespace) -> None:
         any_source=args.any_source,
         drop=args.drop_indexes,
     )
-    given = {"spec": args.dataset, "cache": str(args.cache.resolve())}
-    given |= {name: getattr(args, name) for name in ("n", "dim", "queries", "dims")}
     name = f"{data.name}-{args.machine}" if args.machine else data.name
     folder = (args.out or Path("results") / "peers") / name
-    PeerRun(workload, given, plan, folder, say).run(args.systems or PEERS)
+    run = PeerRun(workload, given_data(args), plan, folder, say)
+    run.run(args.systems or PEERS)
     show(read_folder(folder))
     print(f"\nwritten to {folder}/")
 

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import results as stored
 from benchmarks import run as command
+from benchmarks.builds import Builder
 from benchmarks.experiment import Experiment, Plan
 from benchmarks.measure import Point, Timing, answer_points, time_round
 from benchmarks.plots import draw
@@ -18,7 +19,7 @@ from benchmarks.progress import Steps
 from benchmarks.report import markdown, sentences, speedup_table
 from benchmarks.results import FIELDS, TIMES
 from benchmarks.speedups import BATCH, SINGLE, fastest, speedups
-from benchmarks.systems import NAMES, REGISTRY, available
+from benchmarks.systems import NAMES, REGISTRY, BuildSettings, available
 from benchmarks.tables import number, share, size
 from benchmarks.truth import make_workload
 
@@ -88,10 +89,11 @@ def tiny(tmp_path_factory):
     plan = Plan(
         k=10, shortlist=30, sweep=(10, 60), rounds=2, threads=1, build_threads=1
     )
-    folder = tmp_path_factory.mktemp("tiny")
+    folder, workload = tmp_path_factory.mktemp("tiny"), make_workload(data, None)
+    builder = Builder(workload, folder / "cache", BuildSettings(1, workload.dims))
     with Steps() as steps:
-        experiment = Experiment(make_workload(data, None), systems, plan, steps)
-        results = experiment.run(folder / "cache", rebuild=False, any_source=False)
+        experiment = Experiment(workload, systems, plan, steps, builder.build)
+        results = experiment.run(folder / "cache")
     command.write(folder, results, experiment.dims(), experiment)
     return folder
 

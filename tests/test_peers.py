@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import near_rows, turned_rows
 
-from benchmarks import peer_worker, peers, results_page
+from benchmarks import builds, peer_worker, peers, results_page
 from benchmarks.children import ChildError, run_child
 from benchmarks.measure import Point
 from benchmarks.pareto import front, qps_at
@@ -174,6 +174,7 @@ def tiny_run(monkeypatch, tmp_path, corpus, queries):
         return Startup(first_hit_s=1.0, open_ms=2.0, anon_bytes=10 if mine else 1000)
 
     monkeypatch.setattr(peers, "run_child", child)
+    monkeypatch.setattr(builds, "run_child", child)
     monkeypatch.setattr(peers, "run_probe", startup)
     ids = [str(i) for i in range(N)]
     data = SimpleNamespace(
