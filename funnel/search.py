@@ -15,7 +15,6 @@ import numpy.typing as npt
 from funnel.cascade import Stage
 from funnel.exact import scan
 from funnel.kernels import knobs as k
-from funnel.kernels import segments as t
 from funnel.kernels.clock import ticks_per_us
 from funnel.kernels.codes import code_width
 from funnel.kernels.funnel import search_many
@@ -114,10 +113,13 @@ def search(
         return trace, spent, missing
 
     parts = snapshot.threads.share(q, plan.threads, work)
+    blind, short = parts[0][2]
+    for _, _, (more, shorter) in parts[1:]:
+        blind, short = blind + more, short + shorter
     cost = _trace(snapshot, layout, parts, q) if traced else None
-    if any(blind for _, _, (blind, _) in parts):
+    if blind:
         cost = _scan_blind(snapshot, queries, plan, selection, rows, scores, cost)
-    return Found(rows, scores, cost, not any(short for _, _, (_, short) in parts))
+    return Found(rows, scores, cost, not short)
 
 
 def _scan_blind(
@@ -199,13 +201,15 @@ def _trace(
 ) -> Trace:
     m = snapshot.manifest
     width, tailed = code_width(m.walk_dim), m.tail_width > 0
-    walked = bool(snapshot.everything.table[:, t.DEGREE].any())
     number_bytes = snapshot.like.itemsize
-    total = np.sum([trace for trace, _, _ in parts], axis=0)
+    total = parts[0][0]
+    for trace, _, _ in parts[1:]:
+        total += trace
+    counts = total.tolist()
     spent_us = sum(spent for _, spent, _ in parts) / 1e3
-    ticks = max(1, int(total[:, k.TICKS].sum()))
+    ticks = max(1, sum(record[k.TICKS] for record in counts))
     records = []
-    for (name, dim), record in zip(layout.steps, total.tolist(), strict=True):
+    for (name, dim), record in zip(layout.steps, counts, strict=True):
         rows_in, kept, dims_read = record[:3]
         read = 0
         if name == "rerank":  # the dims, and a norm
@@ -213,7 +217,7 @@ def _trace(
         elif name == "walk":
             # A head that has a tail is whole lines: a byte a dim, as the tail's are.
             read = dims_read if tailed else rows_in * width
-            name = name if walked else "scan"
+            name = name if snapshot.has_graphs else "scan"
         share = record[k.TICKS] / ticks * spent_us
         records.append(TraceStage(name, dim, rows_in, kept, dims_read, read, share))
     return Trace(tuple(records), queries, spent_us)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from funnel.errors import CorruptIndexError
 from funnel.kernels.codes import code_width
-from funnel.kernels.segments import write_ids
+from funnel.kernels.segments import DEGREE, write_ids
 from funnel.kernels.tiles import rows_as_tiles
 from funnel.kernels.types import Floats, Rows
 from funnel.kernels.walk import WALKS
@@ -75,6 +75,7 @@ class Snapshot:
         self.coded_axes = (self.axes, *rows_as_tiles(self.axes))
         self.live = self._live_flags()
         self.everything = select(self.segments, self.live)
+        self.has_graphs = any(row[DEGREE] for row in self.everything.table.tolist())
         like = np.empty(0, np.uint16 if manifest.dtype == "float16" else np.float32)
         self.starts, self.like = np.array(self.blocks, np.int64), like
         # Not a method of ours: a cycle would keep the maps after `close`.
