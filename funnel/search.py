@@ -5,6 +5,7 @@ Queries come checked from `handle.py`; the arithmetic is in `kernels/`.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
@@ -113,13 +114,10 @@ def search(
         return trace, spent, missing
 
     parts = snapshot.threads.share(q, plan.threads, work)
-    blind, short = parts[0][2]
-    for _, _, (more, shorter) in parts[1:]:
-        blind, short = blind + more, short + shorter
     cost = _trace(snapshot, layout, parts, q) if traced else None
-    if blind:
+    if any(blind for _, _, (blind, _) in parts):
         cost = _scan_blind(snapshot, queries, plan, selection, rows, scores, cost)
-    return Found(rows, scores, cost, not short)
+    return Found(rows, scores, cost, not any(short for _, _, (_, short) in parts))
 
 
 def _scan_blind(
@@ -202,10 +200,7 @@ def _trace(
     m = snapshot.manifest
     width, tailed = code_width(m.walk_dim), m.tail_width > 0
     number_bytes = snapshot.like.itemsize
-    total = parts[0][0]
-    for trace, _, _ in parts[1:]:
-        total += trace
-    counts = total.tolist()
+    counts = functools.reduce(np.add, [trace for trace, _, _ in parts]).tolist()
     spent_us = sum(spent for _, spent, _ in parts) / 1e3
     ticks = max(1, sum(record[k.TICKS] for record in counts))
     records = []
