@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,10 @@ class Built:
     params: dict[str, object]
     peak_bytes: int | None = None
     """Anonymous memory that the build added at its peak; None where not known."""
+
+    def record(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return asdict(self) | {"path": str(self.path)}
 
 
 def bytes_below(path: Path) -> int:
@@ -91,7 +95,7 @@ def _kept(folder: Path, stamp: dict[str, object], *, any_source: bool) -> Built 
 
 
 class Builder:
-    """Builds an index that the cache does not hold.
+    """Builds an index, or finds it in the cache.
 
     Parameters
     ----------
@@ -118,6 +122,10 @@ class Builder:
     ) -> None:
         self.workload, self.cache, self.settings = workload, cache, settings
         self.rebuild, self.any_source = rebuild, any_source
+
+    def find_or_build(self, system: System) -> Built:
+        """Return the index of an earlier run, or build it here."""
+        return self.find(system) or self.build(system)
 
     def find(self, system: System) -> Built | None:
         """Return the index of an earlier run; None if it is to be built."""

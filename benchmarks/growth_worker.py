@@ -57,13 +57,10 @@ def measure_point(task: Record) -> Record:
         rebuild=task["rebuild"],
         any_source=task["any_source"],
     )
-    system = make(KEY)
-    built = builder.find(system) or builder.build(system)
+    built = builder.find_or_build(make(KEY))
     workload = replace(workload, dims=workload.dims[-1:])  # no other is judged
     truth = load_or_find(workload, k, cache / "cache", lambda rows: None)
-    found = sweep(built.path, workload, truth, task)
-    names = ("build_s", "disk_bytes", "peak_bytes", "params")
-    return found | {n: getattr(built, n) for n in names} | {"path": str(built.path)}
+    return sweep(built.path, workload, truth, task) | built.record()
 
 
 def sweep(path: Path, workload: Any, truth: Any, task: Record) -> Record:

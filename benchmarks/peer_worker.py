@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,7 @@ def build(task: dict[str, Any]) -> dict[str, Any]:
         rebuild=task["rebuild"],
         any_source=task["any_source"],
     )
-    system = make(task["key"])
-    built = builder.find(system) or builder.build(system)
-    return asdict(built) | {"path": str(built.path)}
+    return builder.find_or_build(make(task["key"])).record()
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:

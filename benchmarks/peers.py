@@ -163,7 +163,7 @@ class PeerRun:
             seconds=plan.build_s,
         )
         self.say(f"{key}: built in {built.build_s:.1f} s")
-        return asdict(built) | {"path": str(built.path)}
+        return built.record()
 
     def _startup(
         self, key: str, built: Record, run: str, effort: int = PROBED_EFFORT

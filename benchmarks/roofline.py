@@ -151,9 +151,7 @@ def saved_index(workload: Any, args: argparse.Namespace) -> Path:
     settings = BuildSettings(machine.cores(), workload.dims)
     cache = args.cache / "cache"
     builder = Builder(workload, cache, settings, any_source=args.any_source)
-    system = make(KEY)
-    built = builder.find(system) or builder.build(system)
-    return built.path / "index.funnel"
+    return builder.find_or_build(make(KEY)).path / "index.funnel"
 
 
 def shape_of(path: Path) -> Shape:
