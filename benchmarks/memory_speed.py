@@ -19,6 +19,7 @@ import numba
 import numpy as np
 
 from funnel.kernels.codes import code_offset
+from funnel.kernels.fours import FOUR
 from funnel.kernels.jit import LINE_BYTES, prefetch_far
 from funnel.kernels.pool import LOWEST_SCORE, ROOM
 from funnel.kernels.sweep import scan
@@ -177,9 +178,11 @@ def code_scan_gb_s(words: np.ndarray, seed: int = 0) -> float:
     rng = np.random.default_rng(seed)
     query = rng.integers(-127, 128, CODE_BYTES).astype(np.int8)
     pool, offset = np.empty(CODES_KEPT + ROOM, np.int64), code_offset(query)
-    all_pass = np.empty(0, np.uint8)
+    all_pass, four = np.empty(0, np.uint8), np.empty(FOUR, np.int32)
     taken = best_ns(
-        lambda: scan(query, offset, codes, all_pass, CODES_KEPT, LOWEST_SCORE, pool),
+        lambda: scan(
+            query, offset, codes, all_pass, CODES_KEPT, LOWEST_SCORE, pool, four
+        ),
         passes=3,
     )
     return codes.nbytes / taken

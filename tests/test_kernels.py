@@ -656,6 +656,11 @@ def unpacked(best, count):
     ]
 
 
+def spare():
+    """Return scratch for four nodes or scores."""
+    return np.full(4, CANARY, np.int32)
+
+
 LOWEST = np.int64(o.LOWEST_SCORE)
 EVER = (1, 1, 0.0, -1.0, 1, LOWEST, 1)
 
@@ -675,7 +680,9 @@ def walk_together(queries, codes, links, entries, ef, stop=EVER, passing=()):
     for i, query in enumerate(queries):
         offset = c.code_offset(query)
         walkers[g.QUERIES][i], walkers[g.OFFSETS][i] = query, offset
-        place, score = sweep.best_entry(query, offset, frozen(codes[entries]))
+        place, score = sweep.best_entry(
+            query, offset, frozen(codes[entries]), walkers[g.SCORES]
+        )
         g.begin(walkers, i, (entries[place], score), ef, visited[i], np.uint8(1))
     g.walk(
         walkers, count, frozen(codes), frozen(links), np.uint8(passing), ef,
@@ -717,7 +724,7 @@ def test_best_entry__is_the_first_of_the_best(top):
     codes = frozen(drawn_codes(0, 40, 8, top))
     for query in drawn_codes(1, 20, 8, top):
         scores = [naive.code_score(query, code) for code in codes]
-        found = sweep.best_entry(query, c.code_offset(query), codes)
+        found = sweep.best_entry(query, c.code_offset(query), codes, spare())
         assert found == (naive.top(scores, 1)[0], max(scores))
 
 
@@ -733,6 +740,62 @@ def test_insert__keeps_the_largest_sorted(values, limit):
             assert place == seen.index(value)
         assert pool[1 : len(seen) + 1].tolist() == seen
     assert (pool[limit + o.ROOM :] == CANARY).all()
+
+
+@kernel
+def insert_some(pool, size, limit, keys, count):
+    return o.insert_all(pool, size, limit, keys, count)
+
+
+@kernel
+def first_open(pool, size, at):
+    return o.first_open(pool, size, at)
+
+
+@laws
+@given(
+    st.lists(st.tuples(st.lists(st.integers(-99, 99), max_size=11), st.booleans())),
+    st.integers(1, 40),
+)
+def test_insert_all__keeps_the_largest_sorted(batches, limit):
+    pool, seen, floor = np.full(limit + o.ROOM + 4, CANARY, np.int64), [], -100
+    o.clear(pool, limit)
+    for values, drops in batches:
+        if drops and seen:  # as a walk does once its horizon comes nearer
+            floor = seen[len(seen) // 2]
+        while seen and seen[-1] <= floor:
+            pool[len(seen)] = o.LOWEST
+            seen.pop()
+        above = max(floor, int(pool[limit]))
+        new = [v for v in dict.fromkeys(values) if v not in seen and v > above]
+        keys = np.full(len(new) + 4, CANARY, np.int64)
+        keys[: len(new)] = new
+        place = insert_some(pool, len(seen), limit, keys, len(new))
+        seen = sorted([*seen, *new], reverse=True)[:limit]
+        assert place == min((seen.index(v) for v in new if v in seen), default=limit)
+        assert pool[1 : len(seen) + 1].tolist() == seen
+        assert (pool[len(seen) + 1 : limit + 1] == o.LOWEST).all()
+        assert keys[-1] == CANARY
+    assert pool[0] == o.HIGHEST
+    assert (pool[limit + o.ROOM :] == CANARY).all()
+
+
+@laws
+@given(st.lists(st.booleans(), max_size=60), st.integers(0, 60), st.integers(0, 9))
+def test_first_open__is_the_first_that_is_not_expanded(expanded, at, beyond):
+    size, at = len(expanded), min(at, len(expanded))
+    pool = np.full(size + o.ROOM + beyond, CANARY | 1, np.int64)
+    pool[1 : size + 1] = np.int64(expanded) + 2 * np.arange(size, 0, -1)
+    expected = next((i for i in range(at, size) if not expanded[i]), size)
+    assert first_open(pool, size, at) == expected
+
+
+@laws
+@given(st.lists(st.integers(-9, 99), max_size=300), st.integers(0, 4))
+def test_sort_down__sorts_the_first(values, beyond):
+    keys = np.int64([*values, *[CANARY] * beyond])
+    r.sort_down(keys, len(values))
+    assert keys.tolist() == [*sorted(values, reverse=True), *[CANARY] * beyond]
 
 
 def test_unseen_links__ends_at_what_is_no_node():
@@ -790,7 +853,9 @@ def test_scan__equals_sorted_codes(dim, top):
     for limit in (1, 7, len(codes), len(codes) + 9):
         pool = np.full(limit + o.ROOM + 8, CANARY, np.int64)
         offset = c.code_offset(query)
-        count = sweep.scan(query, offset, frozen(codes), NO_FLAGS, limit, LOWEST, pool)
+        count = sweep.scan(
+            query, offset, frozen(codes), NO_FLAGS, limit, LOWEST, pool, spare()
+        )
         found = unpacked(pool[1:], count)
         assert_same_scores(found, naive.scan_codes(query, codes, limit), query, codes)
         assert (pool[limit + o.ROOM :] == CANARY).all()
@@ -855,7 +920,9 @@ def test_refine__equals_sorted_sums(seed, found, keep, dim):
     pool = np.full(found + 9, CANARY, np.int64)
     keys = [(score << o.NODE_BITS) | (node << 1) | node % 2 for score, node in pairs]
     pool[1 : found + 1] = keys
-    left = refine(query, c.code_offset(query), frozen(tails), pool, found, keep)
+    left = refine(
+        query, c.code_offset(query), frozen(tails), pool, found, keep, spare(), spare()
+    )
     assert unpacked(pool[1:], left) == naive.refine(query, tails, pairs, keep)
     assert (pool[found + 1 :] == CANARY).all()
     assert pool[0] == CANARY
@@ -873,18 +940,18 @@ def test_scans_and_keep_passing__equal_the_scan_of_what_passes(seed, share, limi
         for score, at in naive.scan_codes(query, codes[listed], limit)
     ]
     pool = np.empty(n + o.ROOM, np.int64)
-    count = sweep.scan(query, offset, frozen(codes), NO_FLAGS, n, LOWEST, pool)
+    count = sweep.scan(query, offset, frozen(codes), NO_FLAGS, n, LOWEST, pool, spare())
     count = o.keep_passing(pool, count, passing, limit)
     assert_same_scores(unpacked(pool[1:], count), whole, query, codes)
     for floor in (LOWEST, np.int64(0)):
         expected = [pair for pair in whole if pair[0] >= floor]
         if share > 0:  # no flags at all mean that everything passes
             count = sweep.scan(
-                query, offset, frozen(codes), passing, limit, floor, pool
+                query, offset, frozen(codes), passing, limit, floor, pool, spare()
             )
             assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
         count = sweep.scan_listed(
-            query, offset, frozen(codes), listed, limit, floor, pool
+            query, offset, frozen(codes), listed, limit, floor, pool, spare(), spare()
         )
         assert_same_scores(unpacked(pool[1:], count), expected, query, codes)
 
@@ -898,7 +965,7 @@ def test_walk__as_long_as_the_graph_equals_the_scan(seed, dim, more):
     found, scored = run_walk(query, codes, links, np.int32([0, 7]), n + more)
     pool = np.empty(n + o.ROOM, np.int64)
     count = sweep.scan(
-        query, c.code_offset(query), frozen(codes), NO_FLAGS, n, LOWEST, pool
+        query, c.code_offset(query), frozen(codes), NO_FLAGS, n, LOWEST, pool, spare()
     )
     assert found == unpacked(pool[1:], count)
     assert scored == n - 1

@@ -54,7 +54,8 @@ LAYERS = (
 )
 HEIGHT = {name: i for i, names in enumerate(LAYERS) for name in names}
 INTRINSICS = tuple(
-    f"kernels/{name}.py" for name in ("fours", "jit", "lanes", "memory", "tiles")
+    f"kernels/{name}.py"
+    for name in ("fours", "jit", "lanes", "memory", "ordered", "tiles")
 )
 # Who may import what: paths below `funnel/`, a folder for all its files.
 DOORS = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from funnel.kernels.certify import code_error
-from funnel.kernels.jit import kernel
+from funnel.kernels.jit import bare, prefetch
 from funnel.kernels.memory import numbers_at
 from funnel.kernels.pool import NODE_BITS, NODE_MASK
-from funnel.kernels.rerank import keep_largest, pack
+from funnel.kernels.rerank import keep_largest, pack, sort_down
 from funnel.kernels.segments import (
     FIRST,
     LOOSE,
@@ -26,7 +26,17 @@ from funnel.kernels.segments import (
 from funnel.kernels.types import Array
 
 
-@kernel
+@bare
+def ask_for_rows(best: Array, size: int, node_starts: Array, node_rows: Array) -> None:
+    """Ask for the lines in which `expand` finds the rows of kept nodes."""
+    for i in range(size):
+        prefetch(node_starts, (best[i] >> 1) & NODE_MASK, 0)
+    for i in range(size):
+        start = node_starts[(best[i] >> 1) & NODE_MASK]
+        prefetch(node_rows, min(max(0, start), len(node_rows)), 0)
+
+
+@bare
 def expand(
     best: Array,
     size: int,
@@ -69,6 +79,8 @@ def expand(
     node_starts, node_rows = owners_of(segment)
     row_flags, n, first = flags_of(segment)[1], segment[ROWS], segment[FIRST]
     limit += m
+    if len(node_starts) > 0:
+        ask_for_rows(best, size, node_starts, node_rows)
     for i in range(size):
         if m == limit:
             break
@@ -99,7 +111,7 @@ def expand(
     return m
 
 
-@kernel
+@bare
 def add_loose(segment: Array, rows: Array, scores: Array, errors: Array, m: int) -> int:
     """Add a segment's loose rows, which no code can rank; return how many there are."""
     loose = numbers_at(segment[LOOSE], segment[LOOSE_COUNT], NO_INT64)
@@ -112,7 +124,7 @@ def add_loose(segment: Array, rows: Array, scores: Array, errors: Array, m: int)
     return m
 
 
-@kernel
+@bare
 def write_best(
     candidates: tuple[Array, ...],
     m: int,
@@ -125,8 +137,8 @@ def write_best(
     pack(scores, m, keys)
     k = min(m, len(out_rows))
     keep_largest(keys, m, k)
-    keys[:k].sort()
+    sort_down(keys, k)
     for i in range(k):
-        at = 0x7FFFFFFF - (keys[k - 1 - i] & 0x7FFFFFFF)
+        at = 0x7FFFFFFF - (keys[i] & 0x7FFFFFFF)
         out_rows[i] = rows[at]
         out_scores[i] = scores[at] * factor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from funnel.kernels.jit import LINE_BYTES, kernel
+from funnel.kernels.jit import LINE_BYTES, bare
 from funnel.kernels.lanes import BLOCK, SHIFT, dot_shifted
 from funnel.kernels.types import TINY, Array, Floats
 
@@ -34,7 +34,7 @@ def rows_as_codes(rows: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     return codes, units
 
 
-@kernel
+@bare
 def quantise(vector: Array, code: Array) -> np.float32:
     """Write `vector` as int8, its largest magnitude at 127; return the scale used."""
     # As integers, magnitudes order alike, and their maximum vectorises.
@@ -49,7 +49,7 @@ def quantise(vector: Array, code: Array) -> np.float32:
     return scale
 
 
-@kernel
+@bare
 def quantise_all(rows: Array, unit: np.float32, codes: Array) -> None:
     """Write rows as int8 in steps of `unit`, clipped at ±127.
 
@@ -67,7 +67,7 @@ def quantise_all(rows: Array, unit: np.float32, codes: Array) -> None:
             code[j] = np.int8(min(max(step, -top), top))
 
 
-@kernel
+@bare
 def code_offset(query: Array) -> np.int32:
     """Return what takes the shift of `dot_shifted` back out of a query's scores."""
     total = np.int32(0)
@@ -76,7 +76,7 @@ def code_offset(query: Array) -> np.int32:
     return np.int32(-SHIFT * total)
 
 
-@kernel
+@bare
 def score_code(query: Array, code: Array, offset: np.int32) -> np.int32:
     """Return the inner product of two (w,) int8 codes.
 

@@ -14,7 +14,7 @@ import numpy as np
 from funnel.kernels.candidates import write_best
 from funnel.kernels.codes import code_offset, quantise
 from funnel.kernels.gather import SURPLUS, gather, new_codes, of_query
-from funnel.kernels.jit import kernel, ticks
+from funnel.kernels.jit import bare, kernel, ticks
 from funnel.kernels.knobs import (
     BLIND,
     BY_NORM,
@@ -41,7 +41,7 @@ from funnel.kernels.walk import new_walkers
 FAINT = 0.02  # share of a norm: a projection that holds less is taken in floats
 
 
-@kernel
+@bare
 def prepare(raw: Array, query: Array, by_norm: bool) -> np.float32:
     """Copy a query, scaled to unit norm.
 
@@ -54,7 +54,7 @@ def prepare(raw: Array, query: Array, by_norm: bool) -> np.float32:
     return np.float32(full) if by_norm else np.float32(1)
 
 
-@kernel
+@bare
 def prepare_some(
     raw: Array,
     axes: tuple[Array, Array, Array],
@@ -86,7 +86,9 @@ def prepare_some(
     for i in range(len(raw)):
         factors[i] = prepare(raw[i], queries[i], by_norm)
     if len(floats) == 0:
-        projected[:] = queries[:, : projected.shape[1]]
+        for i in range(len(raw)):
+            for j in range(projected.shape[1]):
+                projected[i, j] = queries[i, j]
         return
     if closely:
         project(queries[: len(raw)], floats[: projected.shape[1]], projected)
@@ -220,7 +222,7 @@ def search_many(
     return blind, short
 
 
-@kernel
+@bare
 def finish(
     query: Array,
     projected: Array,

@@ -14,7 +14,7 @@ import numpy as np
 
 from funnel.kernels.candidates import add_loose, expand
 from funnel.kernels.codes import code_offset, quantise
-from funnel.kernels.jit import kernel
+from funnel.kernels.jit import bare, kernel, spliced
 from funnel.kernels.knobs import (
     CERTIFIED,
     CODE_BYTES,
@@ -40,10 +40,12 @@ from funnel.kernels.segments import NODES, graph_of, tails_of
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
     FLOORS,
+    NEAR,
     OFFSETS,
     POOLS,
     QUERIES,
     SCORED,
+    SCORES,
     SIZE,
     STATE,
     TOPS,
@@ -60,7 +62,7 @@ of a query's product with itself, (b,) float64; what a walk scores less is of no
 (b,) float32."""
 
 
-@kernel
+@bare
 def shorten(candidates: tuple[Array, ...], m: int, keep: int) -> int:
     """Keep the best of what several segments gave; return how many are left."""
     rows, scores, dots, squares, keys, spare = candidates
@@ -68,7 +70,7 @@ def shorten(candidates: tuple[Array, ...], m: int, keep: int) -> int:
     return int(select(keys, m, keep, rows, dots, squares, scores, spare))
 
 
-@kernel
+@spliced
 def of_query(candidates: tuple[Array, ...], i: int) -> tuple[Array, ...]:
     """Return the candidates of the i-th of some queries."""
     rows, scores, dots, squares, keys, spare = candidates
@@ -87,7 +89,7 @@ def new_codes(count: int, knobs: Array) -> Coded:
     )
 
 
-@kernel
+@bare
 def code_query(projected: Array, coded: Coded, knobs: Array, i: int) -> None:
     """Code the i-th of some queries, of which no candidate is known yet."""
     codes, offsets, below, shares, worst = coded
@@ -97,13 +99,13 @@ def code_query(projected: Array, coded: Coded, knobs: Array, i: int) -> None:
     shares[i] = (norm(projected[:head]) / held) ** 2 if held > 0 else 0.0
 
 
-@kernel
+@bare
 def scale_of(unit: float, below: float) -> float:
     """Return what integer scores are multiplied by: the unit over the divisor."""
     return unit / below if below > 0 else 0.0
 
 
-@kernel
+@bare
 def send_out(
     coded: Coded, i: int, unit: float, head: int, walkers: Walkers, at: int
 ) -> None:
@@ -112,12 +114,14 @@ def send_out(
     scale, floor = scale_of(unit, below[i]), np.int64(LOWEST_SCORE)
     if scale > 0 and worst[i] > -np.inf:
         floor = np.int64(np.floor(worst[i] / scale))
-    walkers[QUERIES][at], walkers[OFFSETS][at] = codes[i, :head], offsets[i]
+    own, walkers[OFFSETS][at] = walkers[QUERIES][at], offsets[i]
+    for j in range(head):
+        own[j] = codes[i, j]
     walkers[TOPS][at] = shares[i] / scale if scale > 0 else 0.0
     walkers[FLOORS][at] = floor
 
 
-@kernel
+@bare
 def collect(
     coded: Coded,
     i: int,
@@ -146,7 +150,10 @@ def collect(
         if size == found(knobs):  # as many are as good: what is worse is of no use
             worst[i] = max(worst[i], np.float32(pool[size] >> NODE_BITS) * scale)
         rest = codes[i, head:]
-        size = refine(rest, code_offset(rest), tails, pool, size, knobs[SHORTLIST])
+        size = refine(
+            rest, code_offset(rest), tails, pool, size, knobs[SHORTLIST],
+            walkers[NEAR][at, 0], walkers[SCORES],
+        )  # fmt: skip
     record[ROWS_KEPT] += size
     if size == 0:
         return
@@ -160,10 +167,12 @@ def collect(
     if counts[i] > most:
         counts[i] = shorten(own, counts[i], cut)
     if grown and counts[i] == cut and tail == 0:
-        worst[i] = own[1][:cut].min()
+        worst[i] = np.inf
+        for j in range(cut):
+            worst[i] = min(worst[i], own[1][j])
 
 
-@kernel
+@bare
 def gather_segment(
     coded: Coded,
     first: int,
@@ -210,7 +219,7 @@ def gather_segment(
             m += 1
 
 
-@kernel
+@bare
 def gather(
     projected: Array,
     coded: Coded,
@@ -247,10 +256,12 @@ def gather(
     for i in range(b):
         code_query(projected[i], coded, knobs, i)
         spent[i] = 0
-    nodes = max(1, table[:, NODES].sum())
+    nodes = 0
+    for s in range(len(table)):
+        nodes += table[s, NODES]
     for s in range(len(table)):
         # As many as this segment's share of a list over all, and some more.
-        guard = knobs[RANK] + knobs[EF] * table[s, NODES] // nodes
+        guard = knobs[RANK] + knobs[EF] * table[s, NODES] // max(1, nodes)
         # Ranked only once they are some more: what a small segment gives is little.
         most = cut + cut // SURPLUS if s < len(table) - 1 else cut
         for i in range(0, b, together):

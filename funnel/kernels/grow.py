@@ -12,7 +12,7 @@ import numpy as np
 
 from funnel.kernels.codes import code_offset
 from funnel.kernels.fours import FOUR, score_listed
-from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.jit import kernel, prefetch_row
 from funnel.kernels.pool import LOWEST_SCORE, NODE_BITS, NODE_MASK
 from funnel.kernels.retrieve import next_epoch
 from funnel.kernels.sweep import best_entry
@@ -22,6 +22,7 @@ from funnel.kernels.walk import (
     OFFSETS,
     POOLS,
     QUERIES,
+    SCORES,
     SIZE,
     STATE,
     TOPS,
@@ -115,7 +116,7 @@ def find_links(
         entry_codes[i] = codes[entries[i]]
     for i in range(len(nodes)):
         query, offset = codes[nodes[i]], offsets[nodes[i]]
-        place, score = best_entry(query, offset, entry_codes)
+        place, score = best_entry(query, offset, entry_codes, walkers[SCORES])
         walkers[QUERIES][0], walkers[OFFSETS][0] = query, offset
         epoch = next_epoch(visited)
         begin(walkers, 0, (entries[place], score), ef, visited, epoch)
@@ -167,8 +168,7 @@ def link_back(
             own[:m] = ends[:m]
             continue
         for i in range(m):
-            for byte in range(0, codes.shape[1], LINE_BYTES):
-                prefetch(codes, ends[i], byte)
+            prefetch_row(codes, ends[i])
         for i in range(0, m, FOUR):
             score_listed(codes[node], codes, ends, i, offsets[node], scores)
         for i in range(m):

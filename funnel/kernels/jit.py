@@ -142,7 +142,7 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     Serial on purpose: a search runs in threads of its own, Numba's parallel layers
     abort under Python threads or kill forked children.
     """
-    return _compiled(function)
+    return _compiled(function, _nrt=True)
 
 
 def bare(function: Callable[P, R]) -> Callable[P, R]:
@@ -161,6 +161,15 @@ def inlined(function: Callable[P, R]) -> Callable[P, R]:
     long as scoring fifty codes.
     """
     return _compiled(function, _nrt=False, forceinline=True)
+
+
+def spliced(function: Callable[P, R]) -> Callable[P, R]:
+    """Put `function` into its callers before types are known.
+
+    So it may return parts of arrays to callers that count no references.
+    """
+    options = {"nogil": True, "fastmath": FASTMATH, "inline": "always"}
+    return cast(Callable[P, R], numba.njit(**options)(function))
 
 
 def _compiled(function: Callable[P, R], **options: bool) -> Callable[P, R]:
@@ -237,6 +246,37 @@ if COMPILED:
         return types.void(rows, row, byte), _prefetcher(3)
 
     @intrinsic
+    def prefetch_row(_context, rows, row):  # type: ignore[no-untyped-def]
+        """Ask for every cache line of ``rows[row]``, which begins one.
+
+        Most rows are of one line or two: a loop would take longer than what it asks.
+        """
+
+        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+            i64, line = ir.IntType(64), ir.IntType(64)(LINE_BYTES)
+            array = context.make_array(sig.args[0])(context, builder, args[0])
+            stride = cgutils.unpack_tuple(builder, array.strides)[0]
+            row = args[1] if args[1].type == i64 else builder.sext(args[1], i64)
+            first = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+            first = builder.gep(first, [builder.mul(row, stride)])
+            ask_for(builder, first, 3)
+            with builder.if_then(builder.icmp_signed(">", stride, line)):
+                ask_for(builder, builder.gep(first, [line]), 3)
+                third = i64(2 * LINE_BYTES)
+                more = builder.icmp_signed(">", stride, third)
+                with (
+                    builder.if_then(more, likely=False),
+                    cgutils.for_range_slice(builder, third, stride, line, i64) as (
+                        at,
+                        _,
+                    ),
+                ):
+                    ask_for(builder, builder.gep(first, [at]), 3)
+            return context.get_dummy_value()
+
+        return types.void(rows, row), codegen
+
+    @intrinsic
     def prefetch_far(_context, rows, row, byte):  # type: ignore[no-untyped-def]
         """Ask for a line as `prefetch` does, into the second cache.
 
@@ -275,6 +315,9 @@ if COMPILED:
 else:
 
     def prefetch(rows: Any, row: int, byte: int) -> None:
+        """Do nothing: the twin of the compiled prefetch."""
+
+    def prefetch_row(rows: Any, row: int) -> None:
         """Do nothing: the twin of the compiled prefetch."""
 
     def prefetch_far(rows: Any, row: int, byte: int) -> None:

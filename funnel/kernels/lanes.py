@@ -19,7 +19,6 @@ from numba.extending import intrinsic
 from funnel.kernels.jit import COMPILED, HAS_AVX2, HAS_VNNI
 
 BLOCK = 64  # bytes of codes that are multiplied at once
-KEYS = 8  # keys of a sorted list that move at once
 # What makes an int8 a byte without sign, which AVX-512 VNNI multiplies by one with a
 # sign. Elsewhere codes are taken as they are.
 SHIFT = 128 if HAS_VNNI else 0
@@ -82,7 +81,7 @@ if COMPILED:
         ends = [_part(builder, pairs, range(at, BLOCK // 2, 2)) for at in (0, 1)]
         return builder.add(*ends)
 
-    def _load(
+    def load_lanes(
         context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any
     ) -> Any:
         """Load a vector `to` from element `at` of a contiguous array."""
@@ -112,41 +111,12 @@ if COMPILED:
         """Return ``query · (code + SHIFT)`` over the 64 int8 from place `at`."""
 
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            a, _ = _load(context, builder, sig.args[0], args[0], args[2], LINE)
-            b, _ = _load(context, builder, sig.args[1], args[1], args[2], LINE)
+            a, _ = load_lanes(context, builder, sig.args[0], args[0], args[2], LINE)
+            b, _ = load_lanes(context, builder, sig.args[1], args[1], args[2], LINE)
             b = builder.xor(b, ir.Constant(LINE, [SHIFT] * BLOCK))
             return sum_of_products(builder, a, b)
 
         return types.int32(query, code, types.int64), codegen
-
-    @intrinsic
-    def shift_in(_context, keys, at, key):  # type: ignore[no-untyped-def]
-        """Make room for `key` among 8 keys of a descending list, from place `at`.
-
-        Keys above it stay, it takes its place, the others move down by one, all
-        without a branch: each becomes ``max(itself, min(the one before, key))``.
-        Returns how many stayed.
-        """
-        lanes = ir.VectorType(I64, KEYS)
-
-        def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            array, at, key = args
-            kind = sig.args[0]
-            here, pointer = _load(context, builder, kind, array, at, lanes)
-            before, _ = _load(
-                context, builder, kind, array, builder.sub(at, I64(1)), lanes
-            )
-            undefined = ir.Constant(lanes, ir.Undefined)
-            first = builder.insert_element(undefined, key, I32(0))
-            nowhere = ir.Constant(ir.VectorType(I32, KEYS), [0] * KEYS)
-            new = builder.shuffle_vector(first, undefined, nowhere)
-            stays = builder.icmp_signed(">", here, new)
-            moved = builder.select(builder.icmp_signed("<", before, new), before, new)
-            stored = builder.store(builder.select(stays, here, moved), pointer)
-            stored.align = I64.width // 8
-            return builder.zext(builder.ctpop(builder.bitcast(stays, I8)), I64)
-
-        return types.int64(keys, types.int64, types.int64), codegen
 
 else:
 
@@ -157,9 +127,3 @@ else:
     def dot_shifted(query: Any, code: Any, at: int) -> np.int32:
         """Return ``query · (code + SHIFT)`` over the 64 int8 from place `at`."""
         return _product(query, code, at, BLOCK)
-
-    def shift_in(keys: Any, at: int, key: int) -> int:
-        """Make room for `key` among 8 keys of a descending list, from place `at`."""
-        here, before = keys[at : at + KEYS].copy(), keys[at - 1 : at + KEYS - 1].copy()
-        keys[at : at + KEYS] = np.maximum(here, np.minimum(before, key))
-        return int((here > key).sum())

@@ -9,8 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.jit import inlined, kernel
-from funnel.kernels.lanes import KEYS, shift_in
+from funnel.kernels.jit import bare, inlined
+from funnel.kernels.ordered import (
+    KEYS,
+    MERGED,
+    evens,
+    lowest_bit,
+    merge_in,
+    shift_in,
+)
 from funnel.kernels.types import Array
 
 NODE_BITS = 33
@@ -53,12 +60,47 @@ def insert(pool: Array, size: int, limit: int, key: np.int64) -> int:
 
 
 @inlined
+def insert_all(pool: Array, size: int, limit: int, keys: Array, count: int) -> int:
+    """Insert the first `count` of some keys as `insert` does, four at a time.
+
+    Parameters
+    ----------
+    keys : (≥ count + 3,) int64, changed
+        In any order, above ``pool[limit]``.
+
+    Returns
+    -------
+    int
+        The lowest place that one of them took, less one; `limit` where none did. The
+        pool now holds ``min(size + count, limit)``.
+    """
+    lowest = limit
+    for i in range(count, count + MERGED - 1):
+        keys[i] = LOWEST
+    blocks = (min(size + count, limit) + KEYS - 1) // KEYS
+    for at in range(0, count, MERGED):
+        lowest = min(lowest, merge_in(pool, blocks, keys, at))
+    return lowest
+
+
+@inlined
+def first_open(pool: Array, size: int, at: int) -> int:
+    """Return how many are above the first that is not expanded, at least `at`."""
+    found = evens(pool, at + 1)
+    while found == 0 and at + KEYS < size:
+        at += KEYS
+        found = evens(pool, at + 1)
+    at += lowest_bit(found) if found else KEYS
+    return min(at, size)
+
+
+@inlined
 def under(score: np.int64) -> np.int64:
     """Return a key below those of all nodes of a score, above those of lower scores."""
     return (max(score, np.int64(LOWEST_SCORE + 1)) << NODE_BITS) - 1
 
 
-@kernel
+@bare
 def keep_passing(pool: Array, size: int, passing: Array, limit: int) -> int:
     """Leave only nodes that may be answers in the pool, the best `limit` of them.
 

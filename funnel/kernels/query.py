@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from funnel.kernels.fours import FOUR
-from funnel.kernels.jit import kernel
+from funnel.kernels.jit import bare, kernel
 from funnel.kernels.rerank import dot
 from funnel.kernels.tiles import LANES, score_four, score_one
 from funnel.kernels.types import Array
@@ -21,7 +21,7 @@ from funnel.kernels.types import Array
 LAYER_NORM_EPSILON = 1e-5  # torch.nn.functional.layer_norm's default
 
 
-@kernel
+@bare
 def layer_norm(vector: Array) -> None:
     """Subtract the mean and divide by the standard deviation, in place.
 
@@ -39,14 +39,14 @@ def layer_norm(vector: Array) -> None:
         vector[j] = np.float32((np.float64(vector[j]) - mean) * scale)
 
 
-@kernel
+@bare
 def layer_norm_rows(rows: Array) -> None:
     """Apply `layer_norm` to each of the (n, d) rows, in place."""
     for i in range(len(rows)):
         layer_norm(rows[i])
 
 
-@kernel
+@bare
 def norm(vector: Array) -> Any:
     """Return the Euclidean norm, float64, summed in float64."""
     total = np.float64(0)
@@ -55,7 +55,7 @@ def norm(vector: Array) -> Any:
     return np.sqrt(total)
 
 
-@kernel
+@bare
 def project(queries: Array, axes: Array, out: Array) -> None:
     """Write the coordinates of some queries on the axes, ``queries @ axes.T``.
 

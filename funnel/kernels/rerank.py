@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from funnel.kernels.jit import LINE_BYTES, kernel, widen
+from funnel.kernels.jit import LINE_BYTES, bare, widen
 from funnel.kernels.memory import numbers_at, prefetch_at, prefetch_far_at
 from funnel.kernels.segments import BLOCKS, FIRST, norms_at, segment_of
 from funnel.kernels.types import TINY, Array
@@ -19,7 +19,7 @@ PAGE_BYTES = 4096  # the hardware's own prefetcher stops at the end of a page
 HEAD_BYTES = 192  # of a page: what makes that prefetcher start
 
 
-@kernel
+@bare
 def dot(query: Array, row: Array) -> np.float32:
     """Return the inner product of two slices of equal length.
 
@@ -32,7 +32,7 @@ def dot(query: Array, row: Array) -> np.float32:
     return total
 
 
-@kernel
+@bare
 def dot_and_square(
     query: Array, row: Array, scale: np.float32
 ) -> tuple[np.float32, np.float32]:
@@ -45,7 +45,7 @@ def dot_and_square(
     return total, square
 
 
-@kernel
+@bare
 def find_rows(
     memory: tuple[Array, Array, Array],
     rows: Array,
@@ -71,7 +71,7 @@ def find_rows(
         places[i] = segment[BLOCKS + block] + at * like.itemsize
 
 
-@kernel
+@bare
 def extend(
     query: Array,
     memory: tuple[Array, Array, Array],
@@ -113,7 +113,7 @@ def extend(
             dots[i] += dot(part, numbers_at(places[i], right - left, like))
 
 
-@kernel
+@bare
 def extend_with_squares(
     query: Array,
     memory: tuple[Array, Array, Array],
@@ -147,7 +147,7 @@ def extend_with_squares(
             squares[i] += square
 
 
-@kernel
+@bare
 def renormalise(
     rows: Array,
     m: int,
@@ -185,7 +185,7 @@ def renormalise(
         scores[i] = score * full if by_norm else score
 
 
-@kernel
+@bare
 def pack(scores: Array, m: int, keys: Array) -> None:
     """Make int64 keys that sort as the scores do, equal scores by their place.
 
@@ -199,7 +199,7 @@ def pack(scores: Array, m: int, keys: Array) -> None:
         keys[i] = (b << 32) | np.int64(0x7FFFFFFF - i)
 
 
-@kernel
+@bare
 def keep_largest(keys: Array, m: int, keep: int) -> None:
     """Move the `keep` largest of the first `m` keys to the front, in any order.
 
@@ -225,7 +225,23 @@ def keep_largest(keys: Array, m: int, keep: int) -> None:
             break
 
 
-@kernel
+@bare
+def sort_down(keys: Array, count: int) -> None:
+    """Sort the first `count` keys, the largest first.
+
+    Shell's sort (Shell 1959; its gaps are Ciura's, 2001): NumPy's, as Numba compiles
+    it, makes lists of its own.
+    """
+    for gap in (1750, 701, 301, 132, 57, 23, 10, 4, 1):
+        for i in range(gap, count):
+            key, j = keys[i], i
+            while j >= gap and keys[j - gap] < key:
+                keys[j] = keys[j - gap]
+                j -= gap
+            keys[j] = key
+
+
+@bare
 def select(
     keys: Array,
     m: int,

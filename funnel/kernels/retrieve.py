@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from funnel.kernels.jit import kernel
+from funnel.kernels.jit import bare
 from funnel.kernels.knobs import CODE_BYTES, EF, FEWEST, RANK, SHORTLIST, TAIL_BYTES
 from funnel.kernels.memory import numbers_at
 from funnel.kernels.pool import LOWEST_SCORE, keep_passing
@@ -29,10 +29,12 @@ from funnel.kernels.sweep import best_entry, scan, scan_listed
 from funnel.kernels.types import Array
 from funnel.kernels.walk import (
     FLOORS,
+    NEAR,
     OFFSETS,
     POOLS,
     QUERIES,
     SCORED,
+    SCORES,
     SIZE,
     STATE,
     Walkers,
@@ -45,7 +47,7 @@ LISTED_COST, EXPANDED_COST = 1, 60
 SPARE = 5 / 4  # nodes that may be answers are not spread evenly
 
 
-@kernel
+@bare
 def reach(segment: Array, ef: int) -> int:
     """Return how long a walk's list must be to hold `ef` nodes that may be answers."""
     nodes, passed = int(segment[NODES]), int(segment[PASSED])
@@ -54,13 +56,13 @@ def reach(segment: Array, ef: int) -> int:
     return min(nodes, int(SPARE * ef * nodes / max(passed, 1)) + 1)
 
 
-@kernel
+@bare
 def found(knobs: Array) -> int:
     """Return how many of the best a walk finds, of which the shortlist is chosen."""
     return int(knobs[SHORTLIST] * (REFINED if knobs[TAIL_BYTES] else 1))
 
 
-@kernel
+@bare
 def retrieve(
     walkers: Walkers,
     count: int,
@@ -95,14 +97,15 @@ def retrieve(
         for i in range(count):
             states[i, SIZE] = scan_listed(
                 walkers[QUERIES][i], walkers[OFFSETS][i], codes, listed, limit,
-                walkers[FLOORS][i], walkers[POOLS][i],
+                walkers[FLOORS][i], walkers[POOLS][i], walkers[NEAR][i, 0],
+                walkers[SCORES],
             )  # fmt: skip
             states[i, SCORED] = few
         return
     if degree > 0:
         for i in range(count):
             query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
-            place, score = best_entry(query, offset, entry_codes)
+            place, score = best_entry(query, offset, entry_codes, walkers[SCORES])
             entry, epoch = (entries[place], score), next_epoch(visited[i])
             begin(walkers, i, entry, ef, visited[i], epoch)
         stop = min(knobs[RANK], ef), min(limit, ef), slack, knobs[EF], min(guard, ef)
@@ -116,12 +119,14 @@ def retrieve(
         if degree == 0 or (size < min(may, knobs[FEWEST]) and floor == LOWEST_SCORE):
             # No graph, or what may be an answer is out of the walk's reach.
             query, offset = walkers[QUERIES][i], walkers[OFFSETS][i]
-            size = scan(query, offset, codes, passing, limit, floor, pool)
+            size = scan(
+                query, offset, codes, passing, limit, floor, pool, walkers[SCORES]
+            )
             states[i, SCORED] += len(codes)
         states[i, SIZE] = size
 
 
-@kernel
+@bare
 def next_epoch(visited: Array) -> Any:
     """Start a new walk: advance the epoch in the last entry, clear on overflow."""
     last = len(visited) - 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from funnel.kernels.jit import kernel
+from funnel.kernels.jit import bare, kernel, spliced
 from funnel.kernels.memory import numbers_at, rows_at
 from funnel.kernels.types import Array
 
@@ -41,9 +41,9 @@ NO_INT64 = np.empty(0, np.int64)
 NO_FLOAT32 = np.empty(0, np.float32)
 
 
-@kernel
-def segment_of(table: Array, row: int) -> Any:
-    """Return the table's row of the segment that holds `row`: the last with its first.
+@bare
+def place_of(table: Array, row: int) -> int:
+    """Return the place of the segment that holds `row`: the last with its first.
 
     A binary search without a branch that could not be foreseen; with one segment there
     is nothing to look at.
@@ -53,7 +53,13 @@ def segment_of(table: Array, row: int) -> Any:
         half = count >> 1
         low += half * int(table[low + half, FIRST] <= row)
         count -= half
-    return table[low]
+    return low
+
+
+@spliced
+def segment_of(table: Array, row: int) -> Any:
+    """Return the table's row of the segment that holds `row`."""
+    return table[place_of(table, row)]
 
 
 @kernel
@@ -95,15 +101,20 @@ def flags_of(segment: Array) -> tuple[Array, Array]:
     )
 
 
+@bare
+def norms_from(table: Array, row: int, columns: int) -> int:
+    """Return the address of the stored norms of a row."""
+    segment = segment_of(table, row)
+    return int(segment[NORMS] + 4 * columns * (row - segment[FIRST]))
+
+
 @kernel
 def norms_at(table: Array, row: int, columns: int) -> Array:
     """Return the stored prefix norms of a row, the full norm last."""
-    segment = segment_of(table, row)
-    at = segment[NORMS] + 4 * columns * (row - segment[FIRST])
-    return numbers_at(at, columns, NO_FLOAT32)
+    return numbers_at(norms_from(table, row, columns), columns, NO_FLOAT32)
 
 
-@kernel
+@bare
 def write_ids(rows: Array, table: Array, ids: Array) -> None:
     """Write the ids of rows, (m,) int64 both; those of rows below 0 are −1."""
     for i in range(len(rows)):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from funnel.kernels.certify import certify
-from funnel.kernels.jit import kernel, ticks
+from funnel.kernels.jit import bare, kernel, ticks
 from funnel.kernels.knobs import (
     BY_NORM,
     CODE_COLUMN,
@@ -26,6 +26,7 @@ from funnel.kernels.knobs import (
     TICKS,
     K,
 )
+from funnel.kernels.memory import prefetch_at
 from funnel.kernels.query import norm
 from funnel.kernels.rerank import (
     extend,
@@ -34,12 +35,13 @@ from funnel.kernels.rerank import (
     renormalise,
     select,
 )
+from funnel.kernels.segments import norms_from
 from funnel.kernels.types import Array
 
 NORM_BYTES = 4
 
 
-@kernel
+@bare
 def rerank(
     query: Array,
     memory: tuple[Array, Array, Array],
@@ -89,7 +91,7 @@ def rerank(
     return m, len(dims)
 
 
-@kernel
+@bare
 def rerank_stage(
     query: Array,
     memory: tuple[Array, Array, Array],
@@ -122,6 +124,8 @@ def rerank_stage(
     began, (start, stop, keep, column) = ticks(), stage
     rows, scores, dots, squares, keys, spare = candidates
     square += norm(query[start:stop]) ** 2
+    for i in range(m):  # needed once the rows are read
+        prefetch_at(norms_from(memory[0], rows[i], knobs[COLUMNS]))
     if counting:
         extend_with_squares(
             query, memory, rows, m, start, stop, dots, keys, squares, knobs[COLUMNS]
@@ -141,7 +145,7 @@ def rerank_stage(
     return left, square
 
 
-@kernel
+@bare
 def is_over(knobs: Array, used: int, since: int) -> Any:
     """Tell whether a query's budget of bytes or of time does not allow a stage."""
     over = knobs[MAX_BYTES] >= 0 and used > knobs[MAX_BYTES]

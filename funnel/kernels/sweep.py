@@ -12,22 +12,22 @@ import numpy as np
 
 from funnel.kernels.codes import score_code
 from funnel.kernels.fours import FOUR, score_listed, score_next
-from funnel.kernels.jit import LINE_BYTES, kernel, prefetch
+from funnel.kernels.jit import bare, prefetch_row
 from funnel.kernels.pool import NODE_BITS, clear, insert, under
 from funnel.kernels.types import Array
 
 AHEAD = 8  # nodes of a list whose codes are on their way
 
 
-@kernel
+@bare
 def best_entry(
-    query: Array, offset: np.int32, entry_codes: Array
+    query: Array, offset: np.int32, entry_codes: Array, scores: Array
 ) -> tuple[int, np.int32]:
     """Return the position and the score of the best entry node, by scanning them all.
 
     Descending from one entry point instead loses tight clusters.
     """
-    best, top, scores = 0, np.int32(-2147483648), np.empty(FOUR, np.int32)
+    best, top = 0, np.int32(-2147483648)
     whole = len(entry_codes) // FOUR * FOUR
     for first in range(0, whole, FOUR):
         score_next(query, entry_codes, first, offset, scores)
@@ -41,7 +41,7 @@ def best_entry(
     return best, top
 
 
-@kernel
+@bare
 def scan(
     query: Array,
     offset: np.int32,
@@ -50,6 +50,7 @@ def scan(
     limit: int,
     floor: np.int64,
     pool: Array,
+    scores: Array,
 ) -> int:
     """Score every code and keep the best `limit`: the walk of an index without a graph.
 
@@ -66,13 +67,15 @@ def scan(
         A lower score is of no use.
     pool : (≥ limit + ROOM,) int64, out
         The kept nodes from place 1 on, best first, as packed keys.
+    scores : (≥ 4,) int32
+        Scratch.
 
     Returns
     -------
     int
         Nodes in `pool`.
     """
-    size, bound, scores = 0, under(floor), np.empty(FOUR, np.int32)
+    size, bound = 0, under(floor)
     for first in range(0, len(codes), FOUR):
         m = min(FOUR, len(codes) - first)
         if m == FOUR:
@@ -94,7 +97,7 @@ def scan(
     return size
 
 
-@kernel
+@bare
 def scan_listed(
     query: Array,
     offset: np.int32,
@@ -103,20 +106,20 @@ def scan_listed(
     limit: int,
     floor: np.int64,
     pool: Array,
+    near: Array,
+    scores: Array,
 ) -> int:
     """Do as `scan` over the nodes `listed`, (m,) int32, increasing.
 
     Codes are asked for some nodes ahead: they do not follow each other.
     """
     clear(pool, limit)
-    size, n, width, lowest = 0, len(codes), codes.shape[1], under(floor)
-    near, scores = np.empty(FOUR, np.int32), np.empty(FOUR, np.int32)
+    size, n, lowest = 0, len(codes), under(floor)
     for first in range(0, len(listed), FOUR):
         m = min(FOUR, len(listed) - first)
         for i in range(FOUR):
             ahead = listed[min(first + i + AHEAD, len(listed) - 1)]
-            for byte in range(0, width, LINE_BYTES):
-                prefetch(codes, ahead, byte)
+            prefetch_row(codes, ahead)
             near[i] = min(max(listed[first + min(i, m - 1)], 0), n - 1)
         score_listed(query, codes, near, 0, offset, scores)
         for i in range(m):

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 
 from funnel.kernels.fours import FOUR, score_listed
-from funnel.kernels.jit import LINE_BYTES, bare, inlined, kernel, prefetch
+from funnel.kernels.jit import bare, inlined, kernel, prefetch_row
 from funnel.kernels.pool import (
     LOWEST,
     LOWEST_SCORE,
@@ -23,7 +23,8 @@ from funnel.kernels.pool import (
     NODE_MASK,
     ROOM,
     clear,
-    insert,
+    first_open,
+    insert_all,
     under,
 )
 from funnel.kernels.types import Array
@@ -59,7 +60,7 @@ def unseen_links(
     hangs on what was visited: it could not be foreseen. The last one is repeated until
     a multiple of four is full: `near` has room for that.
     """
-    n, width, m = len(codes), codes.shape[1], 0
+    n, m = len(codes), 0
     for j in range(len(links)):
         node = links[j]
         if node < 0 or node >= n:
@@ -68,8 +69,7 @@ def unseen_links(
         m += int(visited[node] != epoch)
         visited[node] = epoch
     for i in range(m):
-        for byte in range(0, width, LINE_BYTES):
-            prefetch(codes, near[i], byte)
+        prefetch_row(codes, near[i])
     for i in range(m, -(-m // FOUR) * FOUR):
         near[i] = near[m - 1]
     return m
@@ -119,15 +119,11 @@ def absorb(
     for i in range(m):
         keys[fresh] = (np.int64(scores[i]) << NODE_BITS) | (np.int64(near[i]) << 1)
         fresh += int(keys[fresh] > bound)
-    lowest = ef
     for i in range(fresh):
-        if keys[i] > pool[ef]:
-            # Whoever is kept is likely to be expanded: its links take longest.
-            for byte in range(0, 4 * neighbours.shape[1], LINE_BYTES):
-                prefetch(neighbours, (keys[i] >> 1) & NODE_MASK, byte)
-            lowest = min(lowest, insert(pool, size, ef, keys[i]))
-            size = min(size + 1, ef)
-    return size, lowest
+        # Whoever is kept is likely to be expanded: its links take longest.
+        prefetch_row(neighbours, (keys[i] >> 1) & NODE_MASK)
+    lowest = insert_all(pool, size, ef, keys, fresh)
+    return min(size + fresh, ef), lowest
 
 
 @kernel
@@ -216,9 +212,7 @@ def step(
     while size > stop[1] and pool[size] <= under(far) and len(passing) == 0:
         pool[size] = LOWEST
         size -= 1
-    at = min(at, lowest)
-    while at < size and pool[at + 1] & 1:
-        at += 1
+    at = first_open(pool, size, min(at, lowest))
     state[SIZE], state[AT], state[WAITING], state[SIDE] = size, at, found, 1 - side
     return True
 
