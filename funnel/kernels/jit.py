@@ -134,6 +134,7 @@ def _writable(folder: Path) -> bool:
 CACHED = COMPILED and _writable(_Locator.folder)
 _FEATURES = _target_features() if COMPILED else ""
 HAS_VNNI, HAS_AVX2 = "+avx512vnni" in _FEATURES, "+avx2" in _FEATURES
+HAS_AVX512 = "+avx512f" in _FEATURES
 
 
 def kernel(function: Callable[P, R]) -> Callable[P, R]:
