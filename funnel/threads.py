@@ -16,7 +16,7 @@ from typing import Any
 from funnel.errors import ClosedError
 from funnel.kernels.knobs import TOGETHER
 
-LAST = 64  # the part of a thread's share that the last pieces of a batch are
+LAST = 24  # the part of a thread's share that the last pieces of a batch are
 
 
 def cpu_count() -> int:
