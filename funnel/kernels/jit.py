@@ -141,16 +141,18 @@ def kernel(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` without the GIL, and keep it on disk where that is possible.
 
     Serial on purpose: a search runs in threads of its own, Numba's parallel layers
-    abort under Python threads or kill forked children.
+    abort under Python threads or kill forked children. That references are counted is
+    said: compiled while a `bare` function is, it would take over that flag.
     """
     return _compiled(function, _nrt=True)
 
 
 def bare(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile as `kernel` does, without counting references: it makes no array.
+    """Compile as `kernel` does, without counting references.
 
-    Of every array that a kernel takes up, Numba counts the references, each by a locked
-    instruction: in a loop of few nanoseconds that is a part of its time.
+    For what makes no array, and calls nothing that returns one with an owner: that
+    would never be given back. Of every array that a kernel takes up, Numba counts the
+    references, each by a locked instruction: 12 % of a search.
     """
     return _compiled(function, _nrt=False)
 
